@@ -1,0 +1,224 @@
+//! Control messages between the node and one VMM process: one message per packet of a
+//! `SOCK_SEQPACKET` Unix socket that is the VMM's standard input. Descriptors ride along
+//! (`SCM_RIGHTS`) in the order each message names them.
+//!
+//! ```text
+//! node ── Start ──► VMM     boot or restore
+//!      ◄─ Captured ─        boot only: the snapshot is in its memfd; the VMM ends
+//!      ◄─ Running ──        restore only: the vCPU runs, its READY frame is on its way
+//!      ── Place ──► ◄─ Placed
+//!      ── Stop ───► ◄─ Gone
+//! ```
+
+use crate::wire::{Malformed, Reader, Writer};
+
+/// Bytes of the largest message.
+pub const MESSAGE_BYTES_MAX: usize = 2048;
+/// Most descriptors in one message.
+pub const DESCRIPTORS_MAX: usize = 8;
+
+/// Node to VMM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Make the VM. Descriptors: `/dev/kvm`, region memfd, status memfd, doorbell eventfd (node to
+    /// guest), node doorbell eventfd (guest to node), then for a boot the kernel's ELF memfd and
+    /// an empty memfd for the snapshot, for a restore the snapshot's memfd; last, if
+    /// `root_image_bytes` is not 0, the root image's memfd.
+    Start(Start),
+    /// Map a package into the image window. Descriptor: its memfd.
+    Place {
+        /// Offset in the window; page aligned.
+        offset: u64,
+        /// Its length.
+        bytes: u64,
+    },
+    /// End the VM and the process.
+    Stop,
+}
+
+/// How to make a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// [`crate::ABI_VERSION`] of the node.
+    pub abi_version: u32,
+    /// Restore a snapshot; otherwise boot the kernel and capture one.
+    pub is_restore: bool,
+    /// Bytes of RAM.
+    pub ram_bytes: u64,
+    /// Bytes of the root image at window offset 0; 0 for none.
+    pub root_image_bytes: u64,
+    /// Number of this restore, unlike any other's.
+    pub generation: u64,
+    /// Core the vCPU is bound to; `u32::MAX` for any.
+    pub core: u32,
+    /// Scaled-TSC clock shared by all VMs of a node; see [`crate::layout::ClockPage`].
+    pub clock_multiplier: u64,
+    /// Added to the scaled TSC.
+    pub clock_offset: u64,
+    /// User id to become, when the VMM starts as root; 0 to stay.
+    pub user: u32,
+}
+
+/// VMM to node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply<'a> {
+    /// The snapshot is complete in its memfd.
+    Captured {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The vCPU runs.
+    Running {
+        /// From `Start` to here.
+        restore_nanos: u64,
+    },
+    /// A package is in the window.
+    Placed {
+        /// As in the request.
+        offset: u64,
+    },
+    /// The VM is over and so is this process.
+    Gone {
+        /// Whose fault it is.
+        blame: Blame,
+        /// What happened, for a person.
+        reason: &'a str,
+    },
+}
+
+/// Whose fault the end of a VM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Blame {
+    /// Nobody's: the node asked for it.
+    Nobody = 0,
+    /// The guest broke a rule or its kernel gave up.
+    Guest = 1,
+    /// The host or the VMM could not do what it should.
+    Host = 2,
+}
+
+impl Request {
+    /// Writes the message and returns its length.
+    ///
+    /// # Errors
+    /// [`Malformed`] when `buffer` is shorter than the message.
+    pub fn encode(&self, buffer: &mut [u8]) -> Result<usize, Malformed> {
+        let mut writer = Writer::new(buffer);
+        match self {
+            Self::Start(start) => {
+                writer.u8(1)?;
+                writer.u32(start.abi_version)?;
+                writer.u8(u8::from(start.is_restore))?;
+                writer.u64(start.ram_bytes)?;
+                writer.u64(start.root_image_bytes)?;
+                writer.u64(start.generation)?;
+                writer.u32(start.core)?;
+                writer.u64(start.clock_multiplier)?;
+                writer.u64(start.clock_offset)?;
+                writer.u32(start.user)?;
+            }
+            Self::Place { offset, bytes } => {
+                writer.u8(2)?;
+                writer.u64(*offset)?;
+                writer.u64(*bytes)?;
+            }
+            Self::Stop => writer.u8(3)?,
+        }
+        Ok(writer.length())
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is not one.
+    pub fn decode(message: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(message);
+        Ok(match reader.u8()? {
+            1 => Self::Start(Start {
+                abi_version: reader.u32()?,
+                is_restore: reader.u8()? != 0,
+                ram_bytes: reader.u64()?,
+                root_image_bytes: reader.u64()?,
+                generation: reader.u64()?,
+                core: reader.u32()?,
+                clock_multiplier: reader.u64()?,
+                clock_offset: reader.u64()?,
+                user: reader.u32()?,
+            }),
+            2 => Self::Place { offset: reader.u64()?, bytes: reader.u64()? },
+            3 => Self::Stop,
+            _ => return Err(Malformed),
+        })
+    }
+}
+
+impl<'a> Reply<'a> {
+    /// Writes the message and returns its length.
+    ///
+    /// # Errors
+    /// [`Malformed`] when `buffer` is shorter than the message.
+    pub fn encode(&self, buffer: &mut [u8]) -> Result<usize, Malformed> {
+        let mut writer = Writer::new(buffer);
+        match self {
+            Self::Captured { bytes } => {
+                writer.u8(1)?;
+                writer.u64(*bytes)?;
+            }
+            Self::Running { restore_nanos } => {
+                writer.u8(2)?;
+                writer.u64(*restore_nanos)?;
+            }
+            Self::Placed { offset } => {
+                writer.u8(3)?;
+                writer.u64(*offset)?;
+            }
+            Self::Gone { blame, reason } => {
+                writer.u8(4)?;
+                writer.u8(*blame as u8)?;
+                writer.blob(reason.as_bytes())?;
+            }
+        }
+        Ok(writer.length())
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is not one.
+    pub fn decode(message: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(message);
+        Ok(match reader.u8()? {
+            1 => Self::Captured { bytes: reader.u64()? },
+            2 => Self::Running { restore_nanos: reader.u64()? },
+            3 => Self::Placed { offset: reader.u64()? },
+            4 => {
+                let blame = match reader.u8()? {
+                    0 => Blame::Nobody,
+                    1 => Blame::Guest,
+                    2 => Blame::Host,
+                    _ => return Err(Malformed),
+                };
+                Self::Gone { blame, reason: reader.text()? }
+            }
+            _ => return Err(Malformed),
+        })
+    }
+}
+
+/// The status memfd: page 0 is the [`crate::layout::ClockPage`] the guest reads; page 1 holds
+/// counters (u64 each) the VMM writes and the node reads, out of the guest's sight.
+pub mod status {
+    /// Bytes of the memfd.
+    pub const BYTES: u64 = 2 * crate::layout::PAGE_BYTES;
+    /// Returns of `KVM_RUN` to the VMM, for any reason.
+    pub const EXITS: u32 = 0x1000;
+    /// Of those, halts.
+    pub const EXITS_HALT: u32 = 0x1008;
+    /// Of those, signals.
+    pub const EXITS_SIGNAL: u32 = 0x1010;
+    /// Interrupts injected.
+    pub const INTERRUPTS: u32 = 0x1018;
+    /// Flavour of KVM, as [`crate::layout::Flavour`].
+    pub const FLAVOUR: u32 = 0x1020;
+}
