@@ -484,11 +484,7 @@ pub mod log {
         /// [`Malformed`] when it is too short.
         pub fn decode(payload: &'a [u8]) -> Result<Self, Malformed> {
             let mut reader = Reader::new(payload);
-            Ok(Self {
-                realtime_nanos: reader.u64()?,
-                sequence: reader.u64()?,
-                text: reader.rest(),
-            })
+            Ok(Self { realtime_nanos: reader.u64()?, sequence: reader.u64()?, text: reader.rest() })
         }
     }
 }

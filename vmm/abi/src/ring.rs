@@ -19,6 +19,7 @@
 //! What the other side wrote is copied, then checked, and never read twice. A side that breaks
 //! a rule gives a [`RingFault`]; what follows from that is the caller's business.
 
+use core::ops::Deref;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// Most slots a ring may have.
@@ -150,7 +151,12 @@ pub trait Memory {
     fn fence(&self);
 }
 
-impl<M: Memory> Memory for &M {
+/// References and shared handles to a memory are memories.
+impl<T> Memory for T
+where
+    T: Deref,
+    T::Target: Memory,
+{
     fn base(&self) -> u64 {
         (**self).base()
     }
