@@ -1,0 +1,28 @@
+//! From the first instruction to `kernel_main`, and what the VMM said about the machine.
+
+use abi::layout::{BootInfo, Flavour};
+
+use crate::state::state;
+
+/// A copy of what the VMM said about the machine.
+///
+/// # Panics
+/// Before boot has read it; on the host before `host::init`.
+#[must_use]
+pub fn info() -> BootInfo {
+    state().info.get().expect("boot reads it first")
+}
+
+/// How the host runs this VM.
+///
+/// # Panics
+/// As [`info`].
+#[must_use]
+pub fn flavour() -> Flavour {
+    Flavour::from_number(info().flavour).expect("checked at boot")
+}
+
+#[cfg(target_os = "none")]
+mod start;
+#[cfg(target_os = "none")]
+pub(crate) use start::assert_stack;

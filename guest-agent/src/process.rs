@@ -1,0 +1,91 @@
+//! Processes and their tasks: who they are, what they own, how they start, wait and end.
+//!
+//! ```text
+//!   start ─► exec ─► Task(s) ─► scheduler ─► kernel::turn runs one ─► system call or fault
+//!                                  ▲                                      │
+//!                                  └── event raised, deadline, futex ◄────┤
+//!                      Notice ◄── end ◄───────────────────────────────────┘
+//! ```
+//! A [`Process`] owns memory, descriptors and signal actions; its [`Task`]s (threads) own
+//! registers. Ids are unique in the VM and are what programs see as pid and tid.
+
+pub mod table;
+pub mod exec;
+pub mod deliver;
+pub mod call;
+pub mod scheduler;
+pub mod end;
+pub mod stack;
+pub mod task;
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use crate::file::Descriptors;
+use crate::filesystem::View;
+use crate::memory::Memory;
+use crate::signal::{Actions, Pending};
+use crate::socket::Network;
+
+pub use call::{Answer, Call};
+pub use end::{Ending, Notice, Usage};
+pub use table::{Effect, Processes, Start, System};
+pub use task::Task;
+
+pub use crate::identity::{ProcessId, TaskId};
+
+/// System call numbers that are remembered as missing; those of Linux end below.
+const NUMBERS: usize = 512;
+
+/// Which system calls a process has missed.
+#[derive(Clone, Debug, Default)]
+pub struct MissingCalls([u64; NUMBERS / 64]);
+
+impl MissingCalls {
+    /// Notes `number`; `true` the first time. Numbers Linux does not have are noted as one.
+    pub fn note(&mut self, number: u64) -> bool {
+        let number = usize::try_from(number).unwrap_or(NUMBERS).min(NUMBERS - 1);
+        let word = &mut self.0[number / 64];
+        let bit = 1 << (number % 64);
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+}
+
+/// What the tasks of a program share.
+#[derive(Debug)]
+pub struct Process {
+    /// Its name.
+    pub id: ProcessId,
+    /// Number of its container.
+    pub container: u32,
+    /// Its address space.
+    pub memory: Memory,
+    /// Its open files.
+    pub descriptors: Descriptors,
+    /// Its file system, working directory and umask.
+    pub view: View,
+    /// Its container's network.
+    pub network: Rc<Network>,
+    /// What it does about signals.
+    pub actions: Actions,
+    /// Signals sent to it that any of its tasks may take.
+    pub pending: Pending,
+    /// Tasks that have not ended.
+    pub tasks: Vec<TaskId>,
+    /// Absolute path of its program.
+    pub executable: Vec<u8>,
+    /// Its arguments, a NUL behind each.
+    pub command_line: Vec<u8>,
+    /// Time its tasks have run since the invoke began.
+    pub run_nanos: u64,
+    /// When `alarm` or `setitimer` sends SIGALRM next; `u64::MAX` never.
+    pub alarm_nanos: u64,
+    /// How often it repeats; 0 for once.
+    pub alarm_interval_nanos: u64,
+    /// The last fault looked like a stack that was too small.
+    pub has_overflowed: bool,
+    /// System calls it missed.
+    pub missing: MissingCalls,
+}

@@ -1,0 +1,256 @@
+//! From a file to a process that can run: parse, lay out, map, fill the first stack.
+//!
+//! Mapping is eager, because a page fault costs more than the page: read-only pages that lie
+//! whole and aligned in the image window are mapped where they are, everything else of the file
+//! is copied; of zero-initialised data and of the stack the first pages are made, the rest
+//! follows on demand.
+
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use abi::layout::{PAGE_BYTES, USER_END};
+use machine::frame::Frame;
+use machine::paging::Backing;
+use machine::user::{Context, area_bytes};
+
+use super::stack::{self, Contents, key};
+use crate::elf::{self, Program, Segment};
+use crate::errno::Errno;
+use crate::file::stat::kind;
+use crate::file::{FilePage, OpenFile};
+use crate::memory::{Access, Account, Area, Kind, Memory, Range, Sink};
+use crate::signal::frame::stack_bytes;
+use crate::vdso::Vdso;
+use crate::world::World;
+
+/// Bytes of a program's first stack, as Linux' default limit.
+pub const STACK_BYTES: u64 = 8 << 20;
+/// Free addresses below the stack: an overflow must hit nothing.
+const STACK_GAP_BYTES: u64 = 1 << 20;
+/// Most bytes of arguments and environment, a quarter of the stack as in Linux.
+const ARGUMENT_BYTES_MAX: u64 = STACK_BYTES / 4;
+/// Stack pages made below the arguments before the program starts: what C start-up and a small
+/// program use.
+const STACK_EAGER_BYTES: u64 = 3 * PAGE_BYTES;
+/// Pages of zero-initialised data made before the program starts.
+const ZERO_EAGER_BYTES: u64 = 4 * PAGE_BYTES;
+/// Where static-pie programs are loaded from, as on Linux two thirds up the user half.
+const PIE_BASE: u64 = 0x5555_5555_4000;
+/// Random bits of page-granular addresses: the stack's, a static-pie's, the heap's gap.
+const STACK_RANDOM_BITS: u32 = 22;
+const PIE_RANDOM_BITS: u32 = 28;
+const HEAP_RANDOM_BITS: u32 = 12;
+
+/// What a program is started with.
+#[derive(Debug)]
+pub struct Arguments<'a> {
+    /// Path shown to the program.
+    pub path: &'a [u8],
+    /// Arguments, the program's name first.
+    pub arguments: &'a [Vec<u8>],
+    /// `NAME=VALUE` entries.
+    pub environment: &'a [Vec<u8>],
+}
+
+/// A program ready to run.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its memory.
+    pub memory: Memory,
+    /// Its first registers.
+    pub context: Context,
+}
+
+/// Addresses chosen for one start.
+struct Layout {
+    base: u64,
+    stack_top: u64,
+    heap_gap: u64,
+}
+
+/// Makes `file` a program in memory charged to `account`.
+///
+/// # Errors
+/// Why not, for a person.
+pub fn load(
+    file: &Rc<OpenFile>,
+    account: Rc<Account>,
+    arguments: &Arguments<'_>,
+    world: &World,
+    vdso: &Vdso,
+) -> Result<Loaded, String> {
+    let program = read_program(file)?;
+    let limit = account.limit_bytes() >> 20;
+    map(file, &program, account, arguments, world, vdso).map_err(|error| match error {
+        Errno::NOMEM => {
+            alloc::format!("it does not fit into its memory limit of {limit} MiB")
+        }
+        Errno::TOOBIG => "its arguments and environment are too long".to_string(),
+        other => alloc::format!("it cannot be read (error {})", other.number()),
+    })
+}
+
+fn read_program(file: &OpenFile) -> Result<Program, String> {
+    let stat = file.stat().map_err(|_| "it cannot be read".to_string())?;
+    if stat.kind() != kind::REGULAR {
+        return Err("it is not a regular file".to_string());
+    }
+    if stat.mode & 0o111 == 0 {
+        return Err("it is not marked executable (chmod +x)".to_string());
+    }
+    let mut start = vec![0; elf::HEADER_BYTES_MAX];
+    let count = read_full(file, 0, &mut start).map_err(|_| "it cannot be read".to_string())?;
+    elf::parse(&start[..count], stat.bytes).map_err(ToString::to_string)
+}
+
+/// Reads until `bytes` are full or the file ends.
+fn read_full(file: &OpenFile, offset: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let mut sink = Sink::kernel(&mut bytes[done..]);
+        match file.read_at(offset + done as u64, &mut sink)? {
+            0 => break,
+            count => done += count,
+        }
+    }
+    Ok(done)
+}
+
+fn map(
+    file: &OpenFile,
+    program: &Program,
+    account: Rc<Account>,
+    arguments: &Arguments<'_>,
+    world: &World,
+    vdso: &Vdso,
+) -> Result<Loaded, Errno> {
+    let layout = choose(program, world);
+    let floor = layout.stack_top - STACK_BYTES;
+    let mut memory = Memory::new(account, floor - STACK_GAP_BYTES)?;
+    for segment in &program.segments {
+        map_segment(file, &mut memory, segment, layout.base)?;
+    }
+    let end = (layout.base + program.end()).next_multiple_of(PAGE_BYTES);
+    memory.set_heap(end + layout.heap_gap);
+    let vdso_address = vdso.map(&mut memory)?;
+    let stack = Range { start: floor, end: layout.stack_top };
+    let access = Access { is_executable: program.has_executable_stack, ..Access::READ_WRITE };
+    memory.map(stack, Area { access, kind: Kind::Stack, is_wiped_on_fork: false })?;
+    let auxiliary = auxiliary(program, layout.base, vdso_address);
+    let mut random = [0; 16];
+    world.random(&mut random);
+    let contents = Contents {
+        path: arguments.path,
+        arguments: arguments.arguments,
+        environment: arguments.environment,
+        random,
+        auxiliary: &auxiliary,
+    };
+    let image = stack::build(layout.stack_top, &contents).ok_or(Errno::TOOBIG)?;
+    if image.bytes.len() as u64 > ARGUMENT_BYTES_MAX {
+        return Err(Errno::TOOBIG);
+    }
+    let eager = (image.stack_pointer - STACK_EAGER_BYTES) & !(PAGE_BYTES - 1);
+    memory.populate(Range { start: eager, end: layout.stack_top })?;
+    memory.write(image.stack_pointer, &image.bytes)?;
+    let context = Context::new(layout.base + program.entry, image.stack_pointer);
+    Ok(Loaded { memory, context })
+}
+
+fn choose(program: &Program, world: &World) -> Layout {
+    let pages = |bits: u32| {
+        let mut bytes = [0; 8];
+        world.random(&mut bytes);
+        (u64::from_le_bytes(bytes) >> (64 - bits)) * PAGE_BYTES
+    };
+    let base = if program.is_fixed { 0 } else { PIE_BASE + pages(PIE_RANDOM_BITS) };
+    let top = USER_END - pages(STACK_RANDOM_BITS) - PAGE_BYTES;
+    Layout { base, stack_top: top & !(PAGE_BYTES - 1), heap_gap: pages(HEAP_RANDOM_BITS) }
+}
+
+fn map_segment(
+    file: &OpenFile,
+    memory: &mut Memory,
+    segment: &Segment,
+    base: u64,
+) -> Result<(), Errno> {
+    let start = base + segment.address;
+    let first = start & !(PAGE_BYTES - 1);
+    let range =
+        Range { start: first, end: (start + segment.memory_bytes).next_multiple_of(PAGE_BYTES) };
+    let access = segment.access;
+    memory.map(range, Area { access, kind: Kind::Image, is_wiped_on_fork: false })?;
+    let file_end = start + segment.file_bytes;
+    let mut page = first;
+    while page < file_end {
+        let part = Range { start: page.max(start), end: (page + PAGE_BYTES).min(file_end) };
+        let offset = segment.file_offset + (part.start - start);
+        let backing = file_page(file, part, offset, access)?;
+        memory.map_backing(page, backing, access)?;
+        page += PAGE_BYTES;
+    }
+    let zeros = Range { start: page, end: range.end.min(page + ZERO_EAGER_BYTES) };
+    if zeros.start < zeros.end && access.is_writable {
+        memory.populate(zeros)?;
+    }
+    Ok(())
+}
+
+/// The page that holds `part` of memory, whose bytes are at `offset` of the file.
+fn file_page(
+    file: &OpenFile,
+    part: Range,
+    offset: u64,
+    access: Access,
+) -> Result<Backing, Errno> {
+    let is_whole = part.bytes() == PAGE_BYTES;
+    if is_whole && !access.is_writable {
+        if let Ok(FilePage::Window(gpa)) = file.map_page(offset) {
+            return Ok(Backing::Window(gpa));
+        }
+    }
+    let frame = if is_whole { Frame::uninitialised() } else { Frame::zeroed() };
+    let frame = frame.ok_or(Errno::NOMEM)?;
+    let mut buffer = [0; PAGE_BYTES as usize];
+    let count = usize::try_from(part.bytes()).map_err(|_| Errno::INVAL)?;
+    let bytes = &mut buffer[..count];
+    if read_full(file, offset, bytes)? != count {
+        return Err(Errno::IO);
+    }
+    let at = usize::try_from(part.start % PAGE_BYTES).map_err(|_| Errno::INVAL)?;
+    frame.write(at, bytes);
+    Ok(Backing::Frame(frame))
+}
+
+fn auxiliary(program: &Program, base: u64, vdso: u64) -> Vec<(u64, u64)> {
+    let headers = match program.headers_address {
+        0 => 0,
+        address => base + address,
+    };
+    vec![
+        (key::VDSO, vdso),
+        (key::SIGNAL_STACK_BYTES, stack_bytes(area_bytes() as u64)),
+        (key::HARDWARE, u64::from(hardware())),
+        (key::PAGE_BYTES, PAGE_BYTES),
+        (key::CLOCK_TICKS, 100),
+        (key::HEADERS, headers),
+        (key::HEADER_BYTES, u64::from(elf::PROGRAM_HEADER_BYTES)),
+        (key::HEADER_COUNT, u64::from(program.headers)),
+        (key::BASE, 0),
+        (key::FLAGS, 0),
+        (key::ENTRY, base + program.entry),
+        (key::USER, 0),
+        (key::EFFECTIVE_USER, 0),
+        (key::GROUP, 0),
+        (key::EFFECTIVE_GROUP, 0),
+        (key::SECURE, 0),
+        (key::HARDWARE_2, 0),
+    ]
+}
+
+/// What the processor says of itself (CPUID 1, EDX), as Linux passes it on.
+fn hardware() -> u32 {
+    core::arch::x86_64::__cpuid(1).edx
+}

@@ -1,0 +1,493 @@
+//! All processes and tasks of the VM, and what happens to them.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::exec::{self, Arguments};
+use super::scheduler::Scheduler;
+use super::task::{CallState, State};
+use super::{Call, Ending, MissingCalls, Notice, Process, Task, Usage};
+use crate::errno::Errno;
+use crate::file::{Descriptors, OpenFile};
+use crate::filesystem::{Caller, View};
+use crate::futex::{ANY, Futexes, Key};
+use crate::identity::{ProcessId, TaskId};
+use crate::memory::Account;
+use crate::signal::{Actions, Information, Pending, Signal};
+use crate::socket::Network;
+use crate::time::NEVER;
+use crate::vdso::Vdso;
+use crate::world::World;
+
+/// Most tasks of a container: each costs kernel memory besides its own.
+pub const TASKS_MAX: usize = 512;
+/// Largest number of a task, as Linux' default `pid_max`; numbers start over behind it.
+const NUMBER_MAX: u32 = 4_194_303;
+/// Missing system calls reported and not yet heard of; more are dropped.
+const NOTICES_MAX: usize = 256;
+
+/// What a system call does to other tasks and processes, or to its own end; applied behind it.
+#[derive(Debug)]
+pub enum Effect {
+    /// The task's system call is over with this result.
+    Complete(TaskId, i64),
+    /// A new task begins.
+    Begin(Box<Task>),
+    /// The task is over; if it was the process's last one, so is that, with this status.
+    End(TaskId, u8),
+    /// The process is over.
+    EndProcess(ProcessId, Ending),
+    /// A signal for whichever task of the process takes it.
+    SignalProcess(ProcessId, Information),
+    /// A signal for one task.
+    SignalTask(TaskId, Information),
+}
+
+/// What all processes share.
+#[derive(Debug)]
+pub struct System {
+    /// Events and entropy.
+    pub world: World,
+    /// Who waits at which futex.
+    pub futexes: Futexes,
+    /// Who runs next, who waits for what.
+    pub scheduler: Scheduler,
+    /// What system calls did to others and has not been applied.
+    pub effects: Vec<Effect>,
+    /// What the agent has not heard yet.
+    pub notices: VecDeque<Notice>,
+    /// The running task asked to let others run.
+    pub is_yielding: bool,
+    /// The VM's number.
+    pub vm: u64,
+    vdso: Option<Vdso>,
+    next_number: u32,
+}
+
+/// What a process is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// Number of its container.
+    pub container: u32,
+    /// Its file system.
+    pub view: View,
+    /// Who pays for its memory.
+    pub account: Rc<Account>,
+    /// Its network.
+    pub network: Rc<Network>,
+    /// Path of its program.
+    pub path: Vec<u8>,
+    /// Arguments, the program's name first.
+    pub arguments: Vec<Vec<u8>>,
+    /// `NAME=VALUE` entries.
+    pub environment: Vec<Vec<u8>>,
+    /// Standard input, output and error.
+    pub stdio: [Rc<OpenFile>; 3],
+}
+
+/// All processes and tasks.
+#[derive(Debug)]
+pub struct Processes {
+    processes: BTreeMap<ProcessId, Box<Process>>,
+    tasks: BTreeMap<TaskId, Box<Task>>,
+    system: System,
+}
+
+impl Processes {
+    /// None yet.
+    #[must_use]
+    pub fn new(world: World) -> Self {
+        Self {
+            processes: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            system: System {
+                world,
+                futexes: Futexes::default(),
+                scheduler: Scheduler::default(),
+                effects: Vec::new(),
+                notices: VecDeque::new(),
+                is_yielding: false,
+                vm: 0,
+                vdso: None,
+                next_number: 1,
+            },
+        }
+    }
+
+    /// Makes what all programs share, so that a snapshot has it.
+    ///
+    /// # Errors
+    /// [`Errno::NOMEM`] when RAM is used up.
+    pub fn prepare(&mut self) -> Result<(), Errno> {
+        if self.system.vdso.is_none() {
+            self.system.vdso = Some(Vdso::new().ok_or(Errno::NOMEM)?);
+        }
+        Ok(())
+    }
+
+    /// Sets the VM's number, which programs see as the host's name.
+    pub fn set_vm(&mut self, vm: u64) {
+        self.system.vm = vm;
+    }
+
+    /// Events and entropy.
+    #[must_use]
+    pub fn world(&self) -> World {
+        self.system.world.clone()
+    }
+
+    /// Starts a program as a process of a container.
+    ///
+    /// # Errors
+    /// Why it cannot be executed, for a person.
+    pub fn start(&mut self, start: Start) -> Result<ProcessId, String> {
+        self.prepare().map_err(|_| String::from("the VM has no memory left"))?;
+        let id = ProcessId::from_number(self.system.new_task_id().number());
+        let command_line = joined(&start.arguments);
+        let name = start.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+        let mut descriptors = Descriptors::new();
+        for file in &start.stdio {
+            let given = descriptors.insert(Rc::clone(file), false, 0);
+            given.map_err(|_| String::from("it has too many open files"))?;
+        }
+        let caller = Caller {
+            process: id.number(),
+            parent: 0,
+            task: id.number(),
+            executable: &start.path,
+            command_line: &command_line,
+            name: &name,
+            memory: &|_| {},
+            descriptors: &descriptors,
+        };
+        let file = start.view.open(&caller, None, &start.path, 0, 0).map_err(unopened)?;
+        let arguments = Arguments {
+            path: &start.path,
+            arguments: &start.arguments,
+            environment: &start.environment,
+        };
+        let Some(vdso) = &self.system.vdso else { return Err(String::new()) };
+        let loaded = exec::load(&file, start.account, &arguments, &self.system.world, vdso)?;
+        let process = Process {
+            id,
+            container: start.container,
+            memory: loaded.memory,
+            descriptors,
+            view: start.view,
+            network: start.network,
+            actions: Actions::default(),
+            pending: Pending::default(),
+            tasks: Vec::new(),
+            executable: start.path,
+            command_line,
+            run_nanos: 0,
+            alarm_nanos: NEVER,
+            alarm_interval_nanos: 0,
+            has_overflowed: false,
+            missing: MissingCalls::default(),
+        };
+        self.processes.insert(id, Box::new(process));
+        let mut task = Task::new(TaskId::from_number(id.number()), id, loaded.context);
+        task.set_name(&name);
+        self.begin(Box::new(task));
+        Ok(id)
+    }
+
+    /// Ends a process and frees what it had; nobody hears of it.
+    pub fn kill(&mut self, id: ProcessId) {
+        self.remove_tasks(id);
+        self.processes.remove(&id);
+        self.system.notices.retain(|notice| notice.process() != id);
+    }
+
+    /// Ends all processes of a container.
+    pub fn kill_container(&mut self, container: u32) {
+        let of_container = |process: &&Box<Process>| process.container == container;
+        let ids: Vec<_> = self.processes.values().filter(of_container).map(|p| p.id).collect();
+        ids.into_iter().for_each(|id| self.kill(id));
+    }
+
+    /// Starts counting afresh for a new invoke of a resident process.
+    pub fn begin_invoke(&mut self, id: ProcessId) {
+        if let Some(process) = self.processes.get_mut(&id) {
+            process.run_nanos = 0;
+            process.missing = MissingCalls::default();
+            process.memory.account().reset_peak();
+        }
+    }
+
+    /// What a process has used since its invoke began.
+    #[must_use]
+    pub fn usage(&self, id: ProcessId) -> Usage {
+        self.processes.get(&id).map_or_else(Usage::default, |process| process.usage())
+    }
+
+    /// What has happened that the agent has not heard yet.
+    pub fn take_notice(&mut self) -> Option<Notice> {
+        self.system.notices.pop_front()
+    }
+
+    /// Whether the agent has something to hear.
+    #[must_use]
+    pub fn has_notice(&self) -> bool {
+        !self.system.notices.is_empty()
+    }
+
+    /// Whether a task could run now.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        self.system.scheduler.has_ready()
+    }
+
+    /// Takes the task that runs now off the list of ready ones.
+    pub fn take_next(&mut self) -> Option<TaskId> {
+        self.system.scheduler.take_next()
+    }
+
+    /// Puts the task that ran back, before the others or behind them, if it can go on.
+    pub fn put_back(&mut self, id: TaskId, is_first: bool) {
+        if self.tasks.get(&id).is_some_and(|task| task.state != State::Blocked) {
+            if is_first {
+                self.system.scheduler.make_next(id);
+            } else {
+                self.system.scheduler.make_ready(id);
+            }
+        }
+    }
+
+    /// The task's system call, to be executed.
+    pub fn call(&mut self, id: TaskId) -> Option<Call<'_>> {
+        let task = self.tasks.get_mut(&id)?;
+        let process = self.processes.get_mut(&task.process)?;
+        Some(Call { task, process, system: &mut self.system })
+    }
+
+    /// When a task stops waiting or an alarm is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> u64 {
+        let alarms = self.processes.values().map(|process| process.alarm_nanos);
+        alarms.fold(self.system.scheduler.next_deadline(), u64::min)
+    }
+
+    /// Lets tasks whose deadline has come look again, and sends due alarms.
+    pub fn expire(&mut self, now_nanos: u64) {
+        while let Some(task) = self.system.scheduler.expired(now_nanos) {
+            self.wake(task);
+        }
+        let Self { processes, system, .. } = self;
+        for process in processes.values_mut().filter(|process| process.alarm_nanos <= now_nanos) {
+            let interval = process.alarm_interval_nanos;
+            process.alarm_nanos =
+                if interval == 0 { NEVER } else { now_nanos.saturating_add(interval) };
+            let code = crate::signal::CODE_KERNEL;
+            let information = Information { signal: Signal::ALRM, code, value: 0 };
+            system.effects.push(Effect::SignalProcess(process.id, information));
+        }
+        self.apply_effects();
+    }
+
+    /// Lets tasks that wait for raised events look again.
+    pub fn settle(&mut self) {
+        while let Some(object) = self.system.world.take_raised() {
+            while let Some(task) = self.system.scheduler.waiter(object) {
+                self.wake(task);
+            }
+        }
+    }
+
+    /// Carries out what system calls left to be done.
+    pub fn apply_effects(&mut self) {
+        while let Some(effect) = self.system.effects.pop() {
+            match effect {
+                Effect::Complete(task, result) => self.complete(task, result),
+                Effect::Begin(task) => self.begin(task),
+                Effect::End(task, status) => self.end_task(task, status),
+                Effect::EndProcess(process, ending) => self.end_process(process, ending),
+                Effect::SignalProcess(process, information) => {
+                    self.signal_process(process, information);
+                }
+                Effect::SignalTask(task, information) => self.signal_task(task, information),
+            }
+        }
+    }
+
+    /// Tasks of a container.
+    #[must_use]
+    pub fn tasks_of(&self, container: u32) -> usize {
+        let of_container = |process: &&Box<Process>| process.container == container;
+        let counts = self.processes.values().filter(of_container);
+        counts.map(|process| process.tasks.len()).sum()
+    }
+
+    fn begin(&mut self, task: Box<Task>) {
+        if let Some(process) = self.processes.get_mut(&task.process) {
+            let id = task.id;
+            process.tasks.push(id);
+            self.tasks.insert(id, task);
+            self.system.scheduler.make_ready(id);
+        }
+    }
+
+    fn wake(&mut self, id: TaskId) {
+        self.system.scheduler.stop_waiting(id);
+        if let Some(task) = self.tasks.get_mut(&id)
+            && task.state == State::Blocked
+        {
+            task.state = State::InCall;
+            self.system.scheduler.make_ready(id);
+        }
+    }
+
+    fn complete(&mut self, id: TaskId, result: i64) {
+        self.system.scheduler.stop_waiting(id);
+        if let Some(task) = self.tasks.get_mut(&id)
+            && task.state == State::Blocked
+        {
+            task.state = State::Runnable;
+            task.call = CallState::FRESH;
+            task.context.set_result(result);
+            self.system.scheduler.make_ready(id);
+        }
+    }
+
+    fn signal_process(&mut self, id: ProcessId, information: Information) {
+        if information.signal == Signal::KILL {
+            return self.end_process(id, Ending::Signalled(Signal::KILL));
+        }
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let is_open =
+            |task: &&Box<Task>| task.process == id && !task.blocked.contains(information.signal);
+        let taker = self.tasks.values().find(is_open).map(|task| task.id);
+        if process.actions.ignores(information.signal) && taker.is_some() {
+            return;
+        }
+        process.pending.add(information);
+        if let Some(taker) = taker {
+            self.wake(taker);
+        }
+    }
+
+    fn signal_task(&mut self, id: TaskId, information: Information) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let Some(process) = self.processes.get(&task.process) else { return };
+        if information.signal == Signal::KILL {
+            let process = task.process;
+            return self.end_process(process, Ending::Signalled(Signal::KILL));
+        }
+        let is_blocked = task.blocked.contains(information.signal);
+        if process.actions.ignores(information.signal) && !is_blocked {
+            return;
+        }
+        task.pending.add(information);
+        if !is_blocked {
+            self.wake(id);
+        }
+    }
+
+    fn end_task(&mut self, id: TaskId, status: u8) {
+        let Some(task) = self.tasks.remove(&id) else { return };
+        self.system.forget(id);
+        let Some(process) = self.processes.get_mut(&task.process) else { return };
+        process.tasks.retain(|other| *other != id);
+        if process.tasks.is_empty() {
+            return self.end_process(task.process, Ending::Exited(status));
+        }
+        // Whoever joins the thread waits at this word.
+        if task.clear_at_end != 0 && process.memory.write(task.clear_at_end, &[0; 4]).is_ok() {
+            let key = Key { process: task.process, address: task.clear_at_end };
+            let System { futexes, effects, .. } = &mut self.system;
+            futexes.wake(key, 1, ANY, |waiter| effects.push(Effect::Complete(waiter, 0)));
+        }
+    }
+
+    fn end_process(&mut self, id: ProcessId, ending: Ending) {
+        let Some(process) = self.processes.remove(&id) else { return };
+        self.remove_tasks(id);
+        let (status, detail) = ending.status();
+        let notice = Notice::Ended {
+            process: id,
+            container: process.container,
+            status,
+            detail,
+            reason: ending.reason(process.memory.account().limit_bytes()),
+            usage: process.usage(),
+        };
+        self.system.notices.push_back(notice);
+    }
+
+    fn remove_tasks(&mut self, id: ProcessId) {
+        let Self { tasks, system, .. } = self;
+        tasks.retain(|task_id, task| {
+            let stays = task.process != id;
+            if !stays {
+                system.forget(*task_id);
+            }
+            stays
+        });
+    }
+}
+
+impl Process {
+    /// What it has used since its invoke began.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            run_nanos: self.run_nanos,
+            memory_peak_bytes: self.memory.account().peak_bytes(),
+        }
+    }
+}
+
+impl Notice {
+    /// The process it is about.
+    #[must_use]
+    pub fn process(&self) -> ProcessId {
+        match self {
+            Self::Ended { process, .. } | Self::Missing { process, .. } => *process,
+        }
+    }
+}
+
+impl System {
+    /// Reports a system call this kernel does not have, once per process and invoke.
+    pub fn note_missing(&mut self, process: &mut Process, number: u64) {
+        if process.missing.note(number) && self.notices.len() < NOTICES_MAX {
+            self.notices.push_back(Notice::Missing {
+                process: process.id,
+                container: process.container,
+                number: u32::try_from(number).unwrap_or(u32::MAX),
+            });
+        }
+    }
+
+    /// A number no task has. Numbers start over after four million tasks; one that old has ended
+    /// or its container has: containers live for minutes.
+    pub fn new_task_id(&mut self) -> TaskId {
+        let number = self.next_number;
+        self.next_number = if number == NUMBER_MAX { 1 } else { number + 1 };
+        TaskId::from_number(number)
+    }
+
+    fn forget(&mut self, task: TaskId) {
+        self.scheduler.forget(task);
+        self.futexes.forget(task);
+    }
+}
+
+fn joined(arguments: &[Vec<u8>]) -> Vec<u8> {
+    let with_end = |argument: &Vec<u8>| [argument.as_slice(), &[0]].concat();
+    arguments.iter().flat_map(with_end).collect()
+}
+
+fn unopened(error: Errno) -> String {
+    let reason = match error {
+        Errno::NOENT | Errno::NOTDIR => "there is no such file in the package",
+        Errno::ACCES => "it is not marked executable (chmod +x)",
+        Errno::LOOP => "it is a symbolic link to itself",
+        _ => "it cannot be opened",
+    };
+    String::from(reason)
+}

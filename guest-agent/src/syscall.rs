@@ -1,0 +1,228 @@
+//! The Linux system-call ABI of x86-64: number -> function.
+//!
+//! A function gets the [`Call`] and answers with a value, an error, or that it waits; one that
+//! waited is executed again from its start when something it waits for has changed, so it keeps
+//! what it must in `CallState`. A number without a function fails with ENOSYS and is reported.
+
+pub mod transfer;
+pub mod descriptor;
+pub mod path;
+pub mod stat;
+pub mod poll;
+pub mod socket;
+pub mod memory;
+pub mod thread;
+pub mod signal;
+pub mod time;
+pub mod identity;
+pub mod system;
+
+use crate::errno::Errno;
+use crate::process::task::{CallState, State};
+use crate::process::{Answer, Call, Ending};
+
+/// Result of a system call's function.
+pub type CallResult = Result<Answer, Errno>;
+
+/// Success without a value.
+const DONE: CallResult = Ok(Answer::Value(0));
+
+/// Executes the system call the task is in, and delivers what signals it may have caused.
+///
+/// # Errors
+/// How the process ends.
+pub fn execute(call: &mut Call<'_>) -> Result<(), Ending> {
+    call.task.state = State::Runnable;
+    match dispatch(call) {
+        Ok(Answer::Value(value)) => finish(call, value.cast_signed()),
+        Ok(Answer::Waits) => {
+            call.task.state = State::Blocked;
+            Ok(())
+        }
+        Ok(Answer::Interrupted) => {
+            call.deliver(true)?;
+            forget(call);
+            Ok(())
+        }
+        Ok(Answer::Replaced) => {
+            forget(call);
+            Ok(())
+        }
+        Err(error) => finish(call, -i64::from(error.number())),
+    }
+}
+
+/// The result is set before signals are delivered, so that a handler's frame holds it; a mask
+/// that held for the call alone ends behind that.
+fn finish(call: &mut Call<'_>, result: i64) -> Result<(), Ending> {
+    call.task.context.set_result(result);
+    if call.task.call.mask.is_some() {
+        call.deliver(false)?;
+    }
+    forget(call);
+    Ok(())
+}
+
+fn forget(call: &mut Call<'_>) {
+    if let Some(mask) = call.task.call.mask {
+        call.task.blocked = mask;
+    }
+    call.task.call = CallState::FRESH;
+}
+
+/// One row per call, in the order of their numbers.
+#[rustfmt::skip]
+fn dispatch(call: &mut Call<'_>) -> CallResult {
+    match call.task.context.number() {
+        0 => transfer::read(call),
+        1 => transfer::write(call),
+        2 => path::open(call),
+        3 => descriptor::close(call),
+        4 => stat::stat(call),
+        5 => stat::fstat(call),
+        6 => stat::lstat(call),
+        7 => poll::poll(call),
+        8 => transfer::lseek(call),
+        9 => memory::mmap(call),
+        10 => memory::mprotect(call),
+        11 => memory::munmap(call),
+        12 => memory::brk(call),
+        13 => signal::rt_sigaction(call),
+        14 => signal::rt_sigprocmask(call),
+        15 => signal::rt_sigreturn(call),
+        16 => descriptor::ioctl(call),
+        17 => transfer::pread64(call),
+        18 => transfer::pwrite64(call),
+        19 => transfer::readv(call),
+        20 => transfer::writev(call),
+        21 => path::access(call),
+        22 => descriptor::pipe(call),
+        23 => poll::select(call),
+        24 => thread::sched_yield(call),
+        25 => memory::mremap(call),
+        26 => memory::msync(call),
+        28 => memory::madvise(call),
+        32 => descriptor::dup(call),
+        33 => descriptor::dup2(call),
+        34 => signal::pause(call),
+        35 => time::nanosleep(call),
+        36 => time::getitimer(call),
+        37 => time::alarm(call),
+        38 => time::setitimer(call),
+        39 => identity::getpid(call),
+        41 => socket::socket(call),
+        42 => socket::connect(call),
+        43 => socket::accept(call),
+        44 => socket::sendto(call),
+        45 => socket::recvfrom(call),
+        46 => socket::sendmsg(call),
+        47 => socket::recvmsg(call),
+        48 => socket::shutdown(call),
+        49 => socket::bind(call),
+        50 => socket::listen(call),
+        51 => socket::getsockname(call),
+        52 => socket::getpeername(call),
+        53 => socket::socketpair(call),
+        54 => socket::setsockopt(call),
+        55 => socket::getsockopt(call),
+        56 => thread::clone(call),
+        60 => thread::exit(call),
+        62 => signal::kill(call),
+        63 => system::uname(call),
+        72 => descriptor::fcntl(call),
+        74 | 75 => descriptor::fsync(call),
+        76 => path::truncate(call),
+        77 => descriptor::ftruncate(call),
+        79 => path::getcwd(call),
+        80 => path::chdir(call),
+        81 => path::fchdir(call),
+        82 => path::rename(call),
+        83 => path::mkdir(call),
+        84 => path::rmdir(call),
+        85 => path::creat(call),
+        86 => path::link(call),
+        87 => path::unlink(call),
+        88 => path::symlink(call),
+        89 => path::readlink(call),
+        90 => path::chmod(call),
+        91 => path::fchmod(call),
+        92 | 94 => path::chown(call),
+        93 => path::fchown(call),
+        95 => path::umask(call),
+        96 => time::gettimeofday(call),
+        97 => system::getrlimit(call),
+        98 => system::getrusage(call),
+        99 => system::sysinfo(call),
+        100 => system::times(call),
+        102 | 104 | 107 | 108 => identity::getuid(call),
+        105 | 106 => identity::setuid(call),
+        110 => identity::getppid(call),
+        111 => identity::getpgrp(call),
+        115 => identity::getgroups(call),
+        121 => identity::getpgid(call),
+        124 => identity::getsid(call),
+        127 => signal::rt_sigpending(call),
+        130 => signal::rt_sigsuspend(call),
+        131 => signal::sigaltstack(call),
+        157 => system::prctl(call),
+        158 => thread::arch_prctl(call),
+        160 => system::setrlimit(call),
+        186 => thread::gettid(call),
+        200 => signal::tkill(call),
+        201 => time::time(call),
+        202 => thread::futex(call),
+        203 => thread::sched_setaffinity(call),
+        204 => thread::sched_getaffinity(call),
+        213 => poll::epoll_create(call),
+        217 => path::getdents64(call),
+        218 => thread::set_tid_address(call),
+        221 => descriptor::fadvise64(call),
+        228 => time::clock_gettime(call),
+        229 => time::clock_getres(call),
+        230 => time::clock_nanosleep(call),
+        231 => thread::exit_group(call),
+        232 => poll::epoll_wait(call),
+        233 => poll::epoll_ctl(call),
+        234 => signal::tgkill(call),
+        257 => path::openat(call),
+        258 => path::mkdirat(call),
+        260 => path::fchownat(call),
+        262 => stat::newfstatat(call),
+        263 => path::unlinkat(call),
+        264 => path::renameat(call),
+        265 => path::linkat(call),
+        266 => path::symlinkat(call),
+        267 => path::readlinkat(call),
+        268 => path::fchmodat(call),
+        269 => path::faccessat(call),
+        270 => poll::pselect6(call),
+        271 => poll::ppoll(call),
+        273 => thread::set_robust_list(call),
+        280 => path::utimensat(call),
+        281 => poll::epoll_pwait(call),
+        284 => descriptor::eventfd(call),
+        288 => socket::accept4(call),
+        290 => descriptor::eventfd2(call),
+        291 => poll::epoll_create1(call),
+        292 => descriptor::dup3(call),
+        293 => descriptor::pipe2(call),
+        295 => transfer::preadv(call),
+        296 => transfer::pwritev(call),
+        302 => system::prlimit64(call),
+        309 => thread::getcpu(call),
+        316 => path::renameat2(call),
+        318 => system::getrandom(call),
+        332 => stat::statx(call),
+        436 => descriptor::close_range(call),
+        439 => path::faccessat2(call),
+        number => {
+            call.system.note_missing(call.process, number);
+            Err(Errno::NOSYS)
+        }
+    }
+}
+
+/// A value that is never negative as a signed number: a count, a descriptor, an id.
+fn value(number: impl TryInto<u64>) -> CallResult {
+    number.try_into().map(Answer::Value).map_err(|_| Errno::INVAL)
+}

@@ -1,0 +1,279 @@
+//! `mmap` and its kind.
+
+use abi::layout::{PAGE_BYTES, USER_END};
+use machine::frame::Frame;
+use machine::paging::Backing;
+
+use super::{CallResult, DONE, value};
+use crate::errno::Errno;
+use crate::file::{FilePage, OpenFile, flags};
+use crate::memory::{ADDRESS_MIN, Access, Area, Kind, Range, Sink};
+use crate::process::{Answer, Call};
+
+const MAP_SHARED: u64 = 1;
+const MAP_PRIVATE: u64 = 2;
+const MAP_SHARED_VALIDATE: u64 = 3;
+const MAP_TYPE: u64 = 0xf;
+const MAP_FIXED: u64 = 0x10;
+const MAP_ANONYMOUS: u64 = 0x20;
+const MAP_POPULATE: u64 = 0x8000;
+const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
+
+const REMAP_MAY_MOVE: u64 = 1;
+const REMAP_FIXED: u64 = 2;
+
+const ADVICE_NORMAL: u64 = 0;
+const ADVICE_SEQUENTIAL: u64 = 2;
+const ADVICE_WILL_NEED: u64 = 3;
+const ADVICE_DONT_NEED: u64 = 4;
+const ADVICE_FREE: u64 = 8;
+const ADVICE_DONT_FORK: u64 = 10;
+const ADVICE_DO_FORK: u64 = 11;
+const ADVICE_MERGEABLE: u64 = 12;
+const ADVICE_NO_DUMP: u64 = 17;
+const ADVICE_WIPE_ON_FORK: u64 = 18;
+const ADVICE_KEEP_ON_FORK: u64 = 19;
+const ADVICE_POPULATE_READ: u64 = 22;
+const ADVICE_POPULATE_WRITE: u64 = 23;
+
+/// Anonymous memory up to this size is made at once: whoever asks for a few pages uses them, and
+/// each fault saved is worth more than a page.
+const EAGER_BYTES: u64 = 4 * PAGE_BYTES;
+
+/// A page-aligned stretch of the user half.
+fn range(start: u64, bytes: u64) -> Result<Range, Errno> {
+    if !start.is_multiple_of(PAGE_BYTES) {
+        return Err(Errno::INVAL);
+    }
+    let bytes = bytes.checked_next_multiple_of(PAGE_BYTES).ok_or(Errno::INVAL)?;
+    let end = start.checked_add(bytes).ok_or(Errno::INVAL)?;
+    if end > USER_END { Err(Errno::NOMEM) } else { Ok(Range { start, end }) }
+}
+
+pub(super) fn mmap(call: &mut Call<'_>) -> CallResult {
+    let (hint, bytes, prot) = (call.argument(0), call.argument(1), call.argument(2));
+    let (map_flags, offset) = (call.argument(3), call.argument(5));
+    let bytes = bytes.checked_next_multiple_of(PAGE_BYTES).ok_or(Errno::NOMEM)?;
+    if bytes == 0 || !offset.is_multiple_of(PAGE_BYTES) {
+        return Err(Errno::INVAL);
+    }
+    let is_shared = match map_flags & MAP_TYPE {
+        MAP_PRIVATE => false,
+        MAP_SHARED | MAP_SHARED_VALIDATE => true,
+        _ => return Err(Errno::INVAL),
+    };
+    let access = Access::from_prot(prot);
+    let file = if map_flags & MAP_ANONYMOUS == 0 {
+        let file = call.process.descriptors.get(call.int_argument(4))?;
+        check_file(&file, is_shared, access)?;
+        Some(file)
+    } else {
+        None
+    };
+    let range = destination(call, hint, bytes, map_flags)?;
+    let area = Area { access, kind: Kind::Mapped, is_wiped_on_fork: false };
+    call.process.memory.map(range, area)?;
+    let filled = match file {
+        Some(file) => fill_from_file(call, &file, range, offset, access),
+        None => {
+            let is_eager = bytes <= EAGER_BYTES || map_flags & MAP_POPULATE != 0;
+            let result =
+                if is_eager && !access.is_none() { populate(call, range) } else { Ok(()) };
+            // What was only a guess, or only asked for, is no failure.
+            if bytes <= EAGER_BYTES { result } else { Ok(()) }
+        }
+    };
+    if let Err(error) = filled {
+        call.process.memory.unmap(range);
+        return Err(error);
+    }
+    value(range.start)
+}
+
+/// Memory is not shared between processes or with files yet, so a store to a shared mapping of
+/// a file could not reach the file: refused rather than lost.
+fn check_file(file: &OpenFile, is_shared: bool, access: Access) -> Result<(), Errno> {
+    if !flags::reads(file.flags()) {
+        return Err(Errno::ACCES);
+    }
+    if is_shared && access.is_writable { Err(Errno::NODEV) } else { Ok(()) }
+}
+
+fn destination(
+    call: &Call<'_>,
+    hint: u64,
+    bytes: u64,
+    map_flags: u64,
+) -> Result<Range, Errno> {
+    if map_flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) == 0 {
+        let start = call.process.memory.place(hint, bytes)?;
+        return range(start, bytes);
+    }
+    let fixed = range(hint, bytes)?;
+    if fixed.start < ADDRESS_MIN {
+        return Err(Errno::PERM);
+    }
+    if map_flags & MAP_FIXED_NOREPLACE != 0 && !call.process.memory.is_free(fixed) {
+        return Err(Errno::EXIST);
+    }
+    Ok(fixed)
+}
+
+fn populate(call: &mut Call<'_>, range: Range) -> Result<(), Errno> {
+    call.process.memory.populate(range)
+}
+
+/// A mapping of a file is its own copy, made at once; pages in the image window are not copied.
+fn fill_from_file(
+    call: &mut Call<'_>,
+    file: &OpenFile,
+    range: Range,
+    offset: u64,
+    access: Access,
+) -> Result<(), Errno> {
+    let length = file.stat()?.bytes;
+    let mut page = range.start;
+    while page < range.end {
+        let at = offset.checked_add(page - range.start).ok_or(Errno::OVERFLOW)?;
+        if at >= length {
+            break;
+        }
+        let backing = match file.map_page(at)? {
+            FilePage::Window(gpa) => Backing::Window(gpa),
+            FilePage::Bytes => Backing::Frame(copied_page(file, at)?),
+        };
+        call.process.memory.map_backing(page, backing, access)?;
+        page += PAGE_BYTES;
+    }
+    Ok(())
+}
+
+fn copied_page(file: &OpenFile, offset: u64) -> Result<Frame, Errno> {
+    let frame = Frame::zeroed().ok_or(Errno::NOMEM)?;
+    let mut buffer = [0; PAGE_BYTES as usize];
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(offset + done as u64, &mut Sink::kernel(&mut buffer[done..]))? {
+            0 => break,
+            count => done += count,
+        }
+    }
+    frame.write(0, &buffer[..done]);
+    Ok(frame)
+}
+
+pub(super) fn munmap(call: &mut Call<'_>) -> CallResult {
+    let range = range(call.argument(0), call.argument(1)).map_err(|_| Errno::INVAL)?;
+    if range.bytes() == 0 {
+        return Err(Errno::INVAL);
+    }
+    call.process.memory.unmap(range);
+    DONE
+}
+
+pub(super) fn mprotect(call: &mut Call<'_>) -> CallResult {
+    let range = range(call.argument(0), call.argument(1))?;
+    if range.bytes() == 0 {
+        return DONE;
+    }
+    call.process.memory.protect(range, Access::from_prot(call.argument(2)))?;
+    DONE
+}
+
+pub(super) fn brk(call: &mut Call<'_>) -> CallResult {
+    let end = call.argument(0);
+    value(call.process.memory.brk(end))
+}
+
+pub(super) fn mremap(call: &mut Call<'_>) -> CallResult {
+    let (old_start, old_bytes) = (call.argument(0), call.argument(1));
+    let (new_bytes, remap_flags) = (call.argument(2), call.argument(3));
+    let old = range(old_start, old_bytes)?;
+    let new_bytes = new_bytes.checked_next_multiple_of(PAGE_BYTES).ok_or(Errno::INVAL)?;
+    let is_fixed = remap_flags & REMAP_FIXED != 0;
+    if new_bytes == 0
+        || old.bytes() == 0
+        || remap_flags & !(REMAP_MAY_MOVE | REMAP_FIXED) != 0
+        || is_fixed && remap_flags & REMAP_MAY_MOVE == 0
+    {
+        return Err(Errno::INVAL);
+    }
+    let memory = &mut call.process.memory;
+    let (found, area) = memory.area_at(old.start).ok_or(Errno::FAULT)?;
+    if old.end > found.end {
+        return Err(Errno::FAULT);
+    }
+    if !is_fixed && new_bytes <= old.bytes() {
+        memory.unmap(Range { start: old.start + new_bytes, end: old.end });
+        return value(old.start);
+    }
+    let grown = Range { start: old.end, end: old.start.saturating_add(new_bytes) };
+    if !is_fixed && grown.end <= USER_END && memory.is_free(grown) {
+        memory.map(grown, area)?;
+        return value(old.start);
+    }
+    if remap_flags & REMAP_MAY_MOVE == 0 {
+        return Err(Errno::NOMEM);
+    }
+    let target = if is_fixed {
+        let target = range(call.argument(4), new_bytes)?;
+        if target.intersection(old).is_some() || target.start < ADDRESS_MIN {
+            return Err(Errno::INVAL);
+        }
+        target
+    } else {
+        range(memory.place(0, new_bytes)?, new_bytes)?
+    };
+    memory.map(target, area)?;
+    let kept = Range { start: old.start, end: old.start + old.bytes().min(new_bytes) };
+    memory.move_pages(kept, target.start, area.access)?;
+    memory.unmap(old);
+    value(target.start)
+}
+
+/// Nothing is written back, because nothing that can be written is shared with a file.
+pub(super) fn msync(call: &mut Call<'_>) -> CallResult {
+    range(call.argument(0), call.argument(1))?;
+    DONE
+}
+
+pub(super) fn madvise(call: &mut Call<'_>) -> CallResult {
+    let range = range(call.argument(0), call.argument(1))?;
+    if range.bytes() == 0 {
+        return DONE;
+    }
+    let memory = &mut call.process.memory;
+    match call.task.context.argument(2) {
+        // Freed memory may be gone at once.
+        ADVICE_DONT_NEED | ADVICE_FREE => {
+            memory.discard(range);
+            DONE
+        }
+        ADVICE_WIPE_ON_FORK => {
+            memory.set_wiped_on_fork(range, true);
+            DONE
+        }
+        ADVICE_KEEP_ON_FORK => {
+            memory.set_wiped_on_fork(range, false);
+            DONE
+        }
+        ADVICE_POPULATE_READ | ADVICE_POPULATE_WRITE => {
+            let mut page = range.start;
+            while page < range.end {
+                let (found, _) = memory.area_at(page).ok_or(Errno::NOMEM)?;
+                let end = found.end.min(range.end);
+                memory.populate(Range { start: page, end })?;
+                page = end;
+            }
+            Ok(Answer::Value(0))
+        }
+        // Hints, and marks for a fork or a dump that follows the areas anyway.
+        ADVICE_NORMAL..=ADVICE_WILL_NEED
+        | ADVICE_DONT_FORK
+        | ADVICE_DO_FORK
+        | ADVICE_MERGEABLE..=ADVICE_NO_DUMP => DONE,
+        _ => Err(Errno::INVAL),
+    }
+}
+
+const _: () = assert!(ADVICE_SEQUENTIAL < ADVICE_WILL_NEED);

@@ -1,0 +1,20 @@
+//! Contract `stream`: reads requests framed by their length (u32, little-endian) on standard
+//! input and answers each with the same bytes, framed alike. Ends when its input does.
+
+use std::io::{self, ErrorKind, Read, Write};
+
+fn main() -> io::Result<()> {
+    let (mut requests, mut responses) = (io::stdin().lock(), io::stdout().lock());
+    let mut frame = vec![0; 4];
+    loop {
+        match requests.read_exact(&mut frame[..4]) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+            read => read?,
+        }
+        let length = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
+        frame.resize(4 + length, 0);
+        requests.read_exact(&mut frame[4..])?;
+        responses.write_all(&frame)?;
+        responses.flush()?;
+    }
+}

@@ -1,0 +1,473 @@
+//! Cells: one jailed VMM process per VM, spawned and commanded from here.
+//!
+//! ```text
+//!  Nursery   what every cell is made from: VMM, snapshot, root image, clock, limits
+//!  Cell      one running VMM: its control socket, region, counters; the shard's
+//!  Infant    the same process as the keeper sees it: to be reaped, its group removed
+//! ```
+//! Everything here blocks for milliseconds (spawn, restore, exit), so it runs on the keeper's
+//! thread; only [`Cell::place`] and [`Cell::reply`] are for the shard, and they never wait.
+//! A VMM dies with the thread that spawned it (parent-death signal), so the keeper's thread lives
+//! as long as the node.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use abi::control::{self, Blame, Reply, Request, Start};
+use abi::layout::{self, Flavour, PAGE_BYTES};
+use abi::ring::Memory;
+use region::clock::ClockSample;
+use region::{Doorbell, Region, message, sealed};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::cgroup::{Cgroups, Group};
+use crate::embedded;
+
+/// How long a VMM may take to boot and capture, or to restore. On an emulated machine booting
+/// takes seconds; a VMM that hangs longer is killed.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How far apart the clock's two samples lie: keeps its rate within a few parts per million.
+const CLOCK_BASELINE: Duration = Duration::from_millis(50);
+/// Memory a VMM process may use above its VM's RAM: its own pages, page tables, ring memory.
+const OVERHEAD_BYTES: u64 = 64 << 20;
+
+/// What all cells of a node share.
+pub(crate) struct NurserySettings {
+    /// RAM of each VM, bytes.
+    pub(crate) ram_bytes: u64,
+    /// Cores the vCPUs are bound to in turn; empty for any.
+    pub(crate) guest_cores: Vec<u32>,
+    /// User id VMMs become when the node is root; 0 to stay.
+    pub(crate) user: u32,
+    /// The root image, a tar archive of whole pages.
+    pub(crate) root_image: Vec<u8>,
+    /// A VMM to use instead of the embedded one.
+    pub(crate) vmm: Option<std::path::PathBuf>,
+}
+
+/// What every cell is made from.
+pub(crate) struct Nursery {
+    vmm: OwnedFd,
+    kvm: OwnedFd,
+    snapshot: OwnedFd,
+    snapshot_bytes: u64,
+    root_image: OwnedFd,
+    root_image_bytes: u64,
+    ram_bytes: u64,
+    guest_cores: Vec<u32>,
+    user: u32,
+    clock: (u64, u64),
+    cgroups: Cgroups,
+    flavour: Flavour,
+}
+
+impl Nursery {
+    /// Boots the guest once and captures the base snapshot all cells are restored from.
+    ///
+    /// # Errors
+    /// What the host lacks, as a sentence that says what to do.
+    pub(crate) fn boot(settings: NurserySettings) -> Result<Self, String> {
+        let earlier = ClockSample::take();
+        let kvm = open_kvm()?;
+        let host = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+        let vmm = match &settings.vmm {
+            None => embedded::VMM.to_vec(),
+            Some(path) => std::fs::read(path)
+                .map_err(|error| format!("the VMM at {} cannot be read: {error}", path.display()))?,
+        };
+        let vmm = sealed::executable("pilotlight-vmm", &vmm).map_err(host("no memfd"))?;
+        let root_image_bytes = settings.root_image.len() as u64;
+        let root_image =
+            sealed::frozen("pilotlight-root", &settings.root_image).map_err(host("no memfd"))?;
+        let snapshot = sealed::unsealed("pilotlight-snapshot").map_err(host("no memfd"))?;
+        let mut nursery = Self {
+            vmm,
+            kvm,
+            snapshot,
+            snapshot_bytes: 0,
+            root_image,
+            root_image_bytes,
+            ram_bytes: settings.ram_bytes,
+            guest_cores: settings.guest_cores,
+            user: settings.user,
+            clock: (1 << 32, 0),
+            cgroups: Cgroups::prepare(),
+            flavour: Flavour::Stock,
+        };
+        nursery.capture_base()?;
+        if let Some(rest) = CLOCK_BASELINE
+            .as_nanos()
+            .checked_sub(u128::from(region::clock::monotonic_nanos() - earlier.monotonic_nanos))
+        {
+            std::thread::sleep(Duration::from_nanos(u64::try_from(rest).unwrap_or(0)));
+        }
+        nursery.clock = region::clock::calibrate(earlier, ClockSample::take())
+            .ok_or("the time-stamp counter of this machine does not count")?;
+        Ok(nursery)
+    }
+
+    /// Which kind of KVM this host has.
+    pub(crate) fn flavour(&self) -> Flavour {
+        self.flavour
+    }
+
+    /// How VMM processes are limited.
+    pub(crate) fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
+    /// Bytes of the base snapshot.
+    pub(crate) fn snapshot_bytes(&self) -> u64 {
+        self.snapshot_bytes
+    }
+
+    /// First offset of the image window that is free for packages.
+    pub(crate) fn window_start(&self) -> u64 {
+        self.root_image_bytes.next_multiple_of(PAGE_BYTES)
+    }
+
+    fn capture_base(&mut self) -> Result<(), String> {
+        let kernel = sealed::frozen("pilotlight-kernel", embedded::GUEST_KERNEL)
+            .map_err(|error| format!("no memfd: {error}"))?;
+        let shared = SharedParts::new(0).map_err(|error| format!("no shared memory: {error}"))?;
+        let nobody = Doorbell::new().map_err(|error| format!("no eventfd: {error}"))?;
+        let (mut infant, control) = self.spawn_process(0)?;
+        let start = self.start(false, 0, u32::MAX);
+        let descriptors = [kernel.as_fd(), self.snapshot.as_fd()];
+        let outcome = self
+            .send_start(&control, start, (&shared, &nobody), &descriptors)
+            .and_then(|()| await_reply(&control, &infant));
+        infant.kill();
+        infant.reap();
+        match outcome? {
+            OwnReply::Captured { bytes } => self.snapshot_bytes = bytes,
+            other => return Err(format!("the guest kernel did not boot: {}", other.describe())),
+        }
+        let number = u32::try_from(shared.status.load_u64(control::status::FLAVOUR));
+        self.flavour = number.ok().and_then(Flavour::from_number).unwrap_or(Flavour::Stock);
+        sealed::freeze(&self.snapshot).map_err(|error| format!("the snapshot is in use: {error}"))
+    }
+
+    /// Starts a VMM and restores the base snapshot in it. The guest will ring `node_doorbell`.
+    ///
+    /// # Errors
+    /// Why there is no VM, for the operator; nothing is left behind.
+    pub(crate) fn restore(
+        &self,
+        vm: u64,
+        node_doorbell: &Doorbell,
+    ) -> Result<(Cell, Infant), String> {
+        let shared = SharedParts::new(vm).map_err(|error| format!("no shared memory: {error}"))?;
+        let (mut infant, control) = self.spawn_process(vm)?;
+        let start = self.start(true, vm, self.core_of(vm));
+        let outcome = self
+            .send_start(&control, start, (&shared, node_doorbell), &[self.snapshot.as_fd()])
+            .and_then(|()| await_reply(&control, &infant));
+        match outcome {
+            Ok(OwnReply::Running { restore_nanos }) => {
+                let SharedParts { region, status, doorbell, .. } = shared;
+                let pid = infant.child.id();
+                let cell = Cell {
+                    control,
+                    region,
+                    status,
+                    doorbell,
+                    generation: vm,
+                    restore_nanos,
+                    pid,
+                };
+                Ok((cell, infant))
+            }
+            other => {
+                infant.kill();
+                infant.reap();
+                Err(match other {
+                    Ok(reply) => reply.describe(),
+                    Err(reason) => reason,
+                })
+            }
+        }
+    }
+
+    fn core_of(&self, vm: u64) -> u32 {
+        let count = self.guest_cores.len() as u64;
+        let index = vm.checked_rem(count).and_then(|index| usize::try_from(index).ok());
+        index.map_or(u32::MAX, |index| self.guest_cores[index])
+    }
+
+    fn start(&self, is_restore: bool, generation: u64, core: u32) -> Start {
+        Start {
+            abi_version: abi::ABI_VERSION,
+            is_restore,
+            ram_bytes: self.ram_bytes,
+            root_image_bytes: self.root_image_bytes,
+            generation,
+            core,
+            clock_multiplier: self.clock.0,
+            clock_offset: self.clock.1,
+            user: self.user,
+        }
+    }
+
+    /// Starts the VMM with the control socket as its standard input and limits it.
+    fn spawn_process(&self, vm: u64) -> Result<(Infant, OwnedFd), String> {
+        let broken = |error: io::Error| format!("the VMM process could not be started: {error}");
+        let (ours, theirs) = message::pair().map_err(broken)?;
+        let child = Command::new(format!("/proc/self/fd/{}", self.vmm.as_raw_fd()))
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(broken)?;
+        let pid = Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
+        let mut infant = match pidfd {
+            Ok(pidfd) => Infant { vm, child, pidfd, group: None },
+            Err(error) => {
+                let mut child = child;
+                drop((child.kill(), child.wait()));
+                return Err(broken(error.into()));
+            }
+        };
+        let limit = self.ram_bytes + OVERHEAD_BYTES;
+        match self.cgroups.confine(&format!("vm-{vm}"), infant.child.id(), limit) {
+            Ok(group) => infant.group = Some(group),
+            Err(error) => {
+                infant.kill();
+                infant.reap();
+                return Err(format!("the VMM could not be put under limits: {error}"));
+            }
+        }
+        Ok((infant, ours))
+    }
+
+    fn send_start(
+        &self,
+        control: &OwnedFd,
+        start: Start,
+        (shared, node_doorbell): (&SharedParts, &Doorbell),
+        images: &[BorrowedFd<'_>],
+    ) -> Result<(), String> {
+        let mut buffer = [0; control::MESSAGE_BYTES_MAX];
+        let length = Request::Start(start).encode(&mut buffer).unwrap_or(0);
+        let mut descriptors = vec![
+            self.kvm.as_fd(),
+            shared.region_memfd.as_fd(),
+            shared.status_memfd.as_fd(),
+            shared.doorbell.as_fd(),
+            node_doorbell.as_fd(),
+        ];
+        descriptors.extend_from_slice(images);
+        if self.root_image_bytes > 0 {
+            descriptors.push(self.root_image.as_fd());
+        }
+        message::send(control, &buffer[..length], &descriptors)
+            .map_err(|error| format!("the VMM process ended at once: {error}"))
+    }
+}
+
+impl Drop for Nursery {
+    fn drop(&mut self) {
+        self.cgroups.remove();
+    }
+}
+
+/// Memory and doorbell of one VM, before they are divided among their owners.
+struct SharedParts {
+    region: Region,
+    region_memfd: OwnedFd,
+    status: Region,
+    status_memfd: OwnedFd,
+    doorbell: Doorbell,
+}
+
+impl SharedParts {
+    /// Fresh ones; the region already holds what the guest takes when it wakes.
+    fn new(vm: u64) -> io::Result<Self> {
+        use layout::region as offset;
+        let region_memfd = sealed::shared("pilotlight-region", u64::from(offset::BYTES))?;
+        let region = Region::map(&region_memfd, offset::BYTES, layout::REGION_GPA)?;
+        let status_bytes = u32::try_from(control::status::BYTES).map_err(io::Error::other)?;
+        let status_memfd = sealed::shared("pilotlight-status", control::status::BYTES)?;
+        let status = Region::map(&status_memfd, status_bytes, layout::CLOCK_GPA)?;
+        let mut seed = [0; 32];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+        region.write(offset::SEED, &seed);
+        zeroize::Zeroize::zeroize(&mut seed);
+        region.store_u64(offset::GENERATION, vm);
+        region.store_u64(offset::VM, vm);
+        Ok(Self { region, region_memfd, status, status_memfd, doorbell: Doorbell::new()? })
+    }
+}
+
+fn open_kvm() -> Result<OwnedFd, String> {
+    match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(file) => Ok(file.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(
+            "there is no /dev/kvm: load the kernel module kvm_amd or kvm_intel, or give this \
+             virtual machine nested virtualisation"
+                .to_owned(),
+        ),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(
+            "/dev/kvm may not be opened: add this user to the group kvm and log in again"
+                .to_owned(),
+        ),
+        Err(error) => Err(format!("/dev/kvm cannot be opened: {error}")),
+    }
+}
+
+/// A [`Reply`] that owns its text.
+#[derive(Debug)]
+pub(crate) enum OwnReply {
+    Captured { bytes: u64 },
+    Running { restore_nanos: u64 },
+    Placed { offset: u64 },
+    Gone { blame: Blame, reason: String },
+}
+
+impl OwnReply {
+    fn describe(&self) -> String {
+        match self {
+            Self::Gone { blame: Blame::Guest, reason } => format!("the guest failed: {reason}"),
+            Self::Gone { reason, .. } => reason.clone(),
+            other => format!("the VMM answered out of turn: {other:?}"),
+        }
+    }
+
+    fn decode(message: &[u8]) -> Option<Self> {
+        Some(match Reply::decode(message).ok()? {
+            Reply::Captured { bytes } => Self::Captured { bytes },
+            Reply::Running { restore_nanos } => Self::Running { restore_nanos },
+            Reply::Placed { offset } => Self::Placed { offset },
+            Reply::Gone { blame, reason } => Self::Gone { blame, reason: reason.to_owned() },
+        })
+    }
+}
+
+/// Waits for a starting VMM's answer.
+fn await_reply(control: &OwnedFd, infant: &Infant) -> Result<OwnReply, String> {
+    let limit = Timespec {
+        tv_sec: i64::try_from(START_LIMIT.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: 0,
+    };
+    let mut entries = [PollFd::new(control, PollFlags::IN)];
+    let count = rustix::event::poll(&mut entries, Some(&limit));
+    if !matches!(count, Ok(1)) {
+        return Err(format!("the VMM (pid {}) does not answer", infant.child.id()));
+    }
+    let mut buffer = [0; control::MESSAGE_BYTES_MAX];
+    let received = message::receive(control, &mut buffer).map_err(|error| error.to_string())?;
+    match OwnReply::decode(&buffer[..received.length]) {
+        Some(reply) => Ok(reply),
+        None if received.length == 0 => Err("the VMM process ended without a word".to_owned()),
+        None => Err("the VMM speaks another protocol".to_owned()),
+    }
+}
+
+/// One running VMM, as its shard sees it.
+pub(crate) struct Cell {
+    control: OwnedFd,
+    /// Rings and control words, shared with the guest.
+    pub(crate) region: Region,
+    /// Counters of the VMM; [`control::status`].
+    pub(crate) status: Region,
+    /// Rung for the guest.
+    pub(crate) doorbell: Doorbell,
+    /// Number of this restore; the guest's first frame repeats it.
+    pub(crate) generation: u64,
+    /// What the restore took inside the VMM.
+    pub(crate) restore_nanos: u64,
+    /// The process.
+    pub(crate) pid: u32,
+}
+
+impl Cell {
+    /// Asks the VMM to map a package into the image window; [`Cell::reply`] brings the answer.
+    ///
+    /// # Errors
+    /// The VMM is gone, or has not answered for very long.
+    pub(crate) fn place(&self, package: impl AsFd, offset: u64, bytes: u64) -> io::Result<()> {
+        let mut buffer = [0; 64];
+        let length = Request::Place { offset, bytes }
+            .encode(&mut buffer)
+            .map_err(|_| io::ErrorKind::InvalidInput)?;
+        message::send(&self.control, &buffer[..length], &[package.as_fd()])
+    }
+
+    /// What the VMM has said since, if anything; never waits.
+    ///
+    /// # Errors
+    /// The VMM is gone, or speaks nonsense.
+    pub(crate) fn reply(&self) -> io::Result<Option<OwnReply>> {
+        let mut buffer = [0; control::MESSAGE_BYTES_MAX];
+        let Some(received) = message::try_receive(&self.control, &mut buffer)? else {
+            return Ok(None);
+        };
+        if received.length == 0 {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        OwnReply::decode(&buffer[..received.length]).map(Some).ok_or(io::ErrorKind::InvalidData.into())
+    }
+
+    /// What the VMM said before it ended: whether its guest is to blame, and why.
+    pub(crate) fn last_words(&self) -> (bool, String) {
+        while let Ok(Some(reply)) = self.reply() {
+            if let OwnReply::Gone { blame, reason } = reply {
+                return (blame == Blame::Guest, reason);
+            }
+        }
+        (false, "its VMM process is gone".to_owned())
+    }
+
+    /// Returns of `KVM_RUN` to the VMM so far.
+    pub(crate) fn exits(&self) -> u64 {
+        self.status.load_u64(control::status::EXITS)
+    }
+}
+
+/// One VMM process, as the keeper sees it.
+#[derive(Debug)]
+pub(crate) struct Infant {
+    /// The VM it runs.
+    pub(crate) vm: u64,
+    child: Child,
+    pidfd: OwnedFd,
+    group: Option<Group>,
+}
+
+impl Infant {
+    /// Readable once the process is over.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Ends the process, whatever it does.
+    pub(crate) fn kill(&self) {
+        // It may be over already.
+        drop(rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL));
+    }
+
+    /// Waits for the process' end, removes its group and says how it ended.
+    pub(crate) fn reap(&mut self) -> String {
+        let ending = match self.child.wait() {
+            Ok(status) => describe_ending(status),
+            Err(error) => format!("was lost: {error}"),
+        };
+        self.group = None;
+        ending
+    }
+}
+
+fn describe_ending(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}

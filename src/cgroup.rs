@@ -1,0 +1,141 @@
+//! Memory and CPU limits of VMM processes: control groups of the version the host has, else only
+//! the resource limits each VMM sets for itself.
+//!
+//! Each VMM gets a group of its own under `pilotlight-<node pid>`; the group goes when the VMM is
+//! gone. Writing a group's files may take milliseconds (the kernel waits for grace periods), so
+//! all of this runs on the cell keeper's thread, never on a shard.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+const MOUNT: &str = "/sys/fs/cgroup";
+/// Scheduler period the CPU limit counts in, microseconds.
+const CPU_PERIOD_MICROS: u64 = 100_000;
+/// CPU time a VMM may use per period: its vCPU's core and a tenth for its control thread.
+const CPU_QUOTA_MICROS: u64 = 110_000;
+
+/// How this host limits VMM processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cgroups {
+    /// One hierarchy; the path is the group VMM groups are made in.
+    V2(PathBuf),
+    /// One hierarchy per controller; memory's and cpu's, in that order.
+    V1([PathBuf; 2]),
+    /// Neither can be written; the text says why.
+    None(String),
+}
+
+impl fmt::Display for Cgroups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V2(path) => write!(f, "version 2 at {}", path.display()),
+            Self::V1(paths) => write!(f, "version 1 at {}", paths[0].display()),
+            Self::None(why) => write!(f, "none ({why}): resource limits only"),
+        }
+    }
+}
+
+impl Cgroups {
+    /// Finds out what the host has and makes the node's group in it.
+    #[must_use]
+    pub fn prepare() -> Self {
+        let group = format!("pilotlight-{}", std::process::id());
+        match Self::prepare_v2(&group).or_else(|_| Self::prepare_v1(&group)) {
+            Ok(cgroups) => cgroups,
+            Err(error) => Self::None(format!("{MOUNT} cannot be used: {error}")),
+        }
+    }
+
+    fn prepare_v2(group: &str) -> io::Result<Self> {
+        let controllers = fs::read_to_string(Path::new(MOUNT).join("cgroup.controllers"))?;
+        if !["memory", "cpu"].iter().all(|name| controllers.split(' ').any(|c| c.trim() == *name)) {
+            return Err(io::Error::other("memory and cpu controllers are not available"));
+        }
+        let own = own_group("0::")?;
+        let parent = Path::new(MOUNT).join(own.trim_start_matches('/'));
+        if own != "/" {
+            // A group with controllers for its children may hold no process itself: step aside.
+            let leaf = parent.join("node");
+            create(&leaf)?;
+            fs::write(leaf.join("cgroup.procs"), std::process::id().to_string())?;
+        }
+        fs::write(parent.join("cgroup.subtree_control"), "+memory +cpu")?;
+        let path = parent.join(group);
+        create(&path)?;
+        fs::write(path.join("cgroup.subtree_control"), "+memory +cpu")?;
+        Ok(Self::V2(path))
+    }
+
+    fn prepare_v1(group: &str) -> io::Result<Self> {
+        let paths = ["memory", "cpu"].map(|name| Path::new(MOUNT).join(name).join(group));
+        paths.iter().try_for_each(|path| create(path))?;
+        Ok(Self::V1(paths))
+    }
+
+    /// Puts a process into a group of its own with these limits.
+    ///
+    /// # Errors
+    /// What the host answered; the process stays where it was.
+    pub(crate) fn confine(&self, name: &str, pid: u32, memory_bytes: u64) -> io::Result<Group> {
+        let memory = memory_bytes.to_string();
+        let (memory_file, places) = match self {
+            Self::None(_) => return Ok(Group(Vec::new())),
+            Self::V2(path) => ("memory.max", vec![path.join(name)]),
+            Self::V1(paths) => {
+                ("memory.limit_in_bytes", paths.iter().map(|path| path.join(name)).collect())
+            }
+        };
+        let group = Group(places);
+        group.0.iter().try_for_each(|place| create(place))?;
+        let (first, last) = (&group.0[0], &group.0[group.0.len() - 1]);
+        fs::write(first.join(memory_file), memory)?;
+        if matches!(self, Self::V2(_)) {
+            fs::write(last.join("cpu.max"), format!("{CPU_QUOTA_MICROS} {CPU_PERIOD_MICROS}"))?;
+        } else {
+            fs::write(last.join("cpu.cfs_period_us"), CPU_PERIOD_MICROS.to_string())?;
+            fs::write(last.join("cpu.cfs_quota_us"), CPU_QUOTA_MICROS.to_string())?;
+        }
+        for place in &group.0 {
+            fs::write(place.join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(group)
+    }
+
+    /// Removes the node's group once all of its VMMs are gone.
+    pub(crate) fn remove(&self) {
+        match self {
+            Self::None(_) => {}
+            Self::V2(path) => drop(fs::remove_dir(path)),
+            Self::V1(paths) => paths.iter().for_each(|path| drop(fs::remove_dir(path))),
+        }
+    }
+}
+
+/// One VMM's group; dropping it removes it, which works once the process is gone.
+#[derive(Debug)]
+pub(crate) struct Group(Vec<PathBuf>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for place in &self.0 {
+            // A group that is still busy stays behind and is removed with the node's.
+            drop(fs::remove_dir(place));
+        }
+    }
+}
+
+fn create(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// The group this process is in, from the line of `/proc/self/cgroup` with that prefix.
+fn own_group(prefix: &str) -> io::Result<String> {
+    let text = fs::read_to_string("/proc/self/cgroup")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(prefix));
+    line.map(str::to_owned).ok_or_else(|| io::Error::other("this process is in no group"))
+}

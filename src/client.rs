@@ -1,0 +1,385 @@
+//! A client of the invoke socket: blocking, for one thread at a time. The command line, the
+//! benchmarks and the tests speak to a node through it.
+//!
+//! ```no_run
+//! use pilotlight::client::Client;
+//! use pilotlight::socket::request::Invoke;
+//!
+//! let mut client = Client::connect("/run/pilotlight/node.sock".as_ref())?;
+//! let completed = client.invoke(&Invoke::new("greet", b"Ada"))?;
+//! println!("{}", String::from_utf8_lossy(&completed.response));
+//! # Ok::<(), pilotlight::client::ClientError>(())
+//! ```
+//! Requests are pipelined with [`Client::submit`] and [`Client::receive`]. A client that submits
+//! many large bodies has to receive in between: a node stops taking requests from a connection
+//! that does not read its answers.
+
+pub mod package;
+mod error;
+mod completed;
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::invoke::Function;
+use crate::socket::answer::Answer;
+use crate::socket::buffer::Input;
+use crate::socket::frame::{CHUNK_BYTES, Header, VERSION_MAX, VERSION_MIN};
+use crate::socket::logging::Logging;
+use crate::socket::request::{Deploy, Hello, Invoke, Request};
+
+pub use completed::{Completed, LogRecord};
+pub use error::ClientError;
+pub use package::Package;
+
+/// A connection to a node.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    input: Input,
+    output: Vec<u8>,
+    last_id: u64,
+    patience: Option<Duration>,
+    login: String,
+    body_bytes_max: u64,
+}
+
+/// One frame of an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    /// The request it answers.
+    pub id: u64,
+    /// More of the same response, record or JSON follows.
+    pub has_more: bool,
+    /// What it is.
+    pub answer: Answer<'a>,
+}
+
+impl Client {
+    /// Connects to the node at `socket` and exchanges hellos.
+    ///
+    /// # Errors
+    /// [`ClientError::NoNode`] when nobody listens there; see [`ClientError`] for the rest.
+    pub fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let stream =
+            UnixStream::connect(socket).map_err(|source| ClientError::no_node(socket, source))?;
+        Self::over(stream)
+    }
+
+    /// Exchanges hellos over a connected socket.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn over(stream: UnixStream) -> Result<Self, ClientError> {
+        let mut client = Self {
+            stream,
+            input: Input::new(),
+            output: Vec::new(),
+            last_id: 0,
+            patience: None,
+            login: String::new(),
+            body_bytes_max: 0,
+        };
+        let hello = Hello { version_min: VERSION_MIN, version_max: VERSION_MAX };
+        hello.append(&mut client.output)?;
+        client.flush()?;
+        let received = client.receive()?;
+        let Answer::Hello(hello) = received.answer else {
+            return Err(ClientError::Protocol("its first frame is no hello"));
+        };
+        let (login, body_bytes_max) = (hello.login.to_owned(), hello.payload_bytes_max);
+        (client.login, client.body_bytes_max) = (login, body_bytes_max);
+        Ok(client)
+    }
+
+    /// Who the node takes this client for: the user of requests that name none.
+    #[must_use]
+    pub fn login(&self) -> &str {
+        &self.login
+    }
+
+    /// Runs a function and collects its answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the node did not run it.
+    pub fn invoke(&mut self, invoke: &Invoke<'_>) -> Result<Completed, ClientError> {
+        let id = self.submit(invoke)?;
+        self.complete(id)
+    }
+
+    /// Sends an invoke with its whole body and returns its request number.
+    ///
+    /// # Errors
+    /// [`ClientError::BodyTooLarge`] when the node would refuse it; nothing is sent then.
+    pub fn submit(&mut self, invoke: &Invoke<'_>) -> Result<u64, ClientError> {
+        if invoke.body.len() as u64 > self.body_bytes_max {
+            return Err(ClientError::BodyTooLarge { bytes_max: self.body_bytes_max });
+        }
+        let id = self.next_id();
+        let (first, mut rest) = invoke.body.split_at(invoke.body.len().min(CHUNK_BYTES));
+        let request = Request::Invoke(Invoke { body: first, ..*invoke });
+        request.append(&mut self.output, id, !rest.is_empty())?;
+        while !rest.is_empty() {
+            let (chunk, later) = rest.split_at(rest.len().min(CHUNK_BYTES));
+            Request::Body(chunk).append(&mut self.output, id, !later.is_empty())?;
+            rest = later;
+        }
+        self.flush()?;
+        Ok(id)
+    }
+
+    /// Sends an invoke whose body goes on with [`Client::send_body`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn submit_open(&mut self, invoke: &Invoke<'_>) -> Result<u64, ClientError> {
+        let id = self.next_id();
+        Request::Invoke(*invoke).append(&mut self.output, id, true)?;
+        self.flush()?;
+        Ok(id)
+    }
+
+    /// Sends more of the body of an invoke begun with [`Client::submit_open`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn send_body(&mut self, id: u64, bytes: &[u8], has_more: bool) -> Result<(), ClientError> {
+        let (mut chunk, mut rest) = bytes.split_at(bytes.len().min(CHUNK_BYTES));
+        loop {
+            let more = has_more || !rest.is_empty();
+            Request::Body(chunk).append(&mut self.output, id, more)?;
+            if rest.is_empty() {
+                return self.flush();
+            }
+            (chunk, rest) = rest.split_at(rest.len().min(CHUNK_BYTES));
+        }
+    }
+
+    /// Asks for the end of an invoke; its outcome still comes.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn cancel(&mut self, id: u64) -> Result<(), ClientError> {
+        Request::Cancel.append(&mut self.output, id, false)?;
+        self.flush()
+    }
+
+    /// Sets the logging service of this connection's later invokes that name none.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the node cannot use it.
+    pub fn set_logging(&mut self, logging: &Logging<'_>) -> Result<(), ClientError> {
+        let id = self.send(&Request::SetLogging(*logging))?;
+        self.reply(id).map(|_| ())
+    }
+
+    /// Stores a function.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the node does not take it.
+    pub fn deploy(
+        &mut self,
+        (user, function): (&str, &str),
+        package: &Package,
+    ) -> Result<Function, ClientError> {
+        let settings = serde_json::to_string(&package.settings)
+            .map_err(|_| ClientError::Protocol("the settings have no JSON"))?;
+        let id = self.next_id();
+        let mut chunks = package.bytes.chunks(CHUNK_BYTES);
+        let first = chunks.next().unwrap_or_default();
+        let deploy = Deploy { user, function, settings: &settings, package: first };
+        let has_more = package.bytes.len() > first.len();
+        Request::Deploy(deploy).append(&mut self.output, id, has_more)?;
+        self.flush()?;
+        let mut sent = first.len();
+        for chunk in chunks {
+            sent += chunk.len();
+            let has_more = sent < package.bytes.len();
+            Request::Package(chunk).append(&mut self.output, id, has_more)?;
+            self.flush()?;
+        }
+        self.reply_as(id)
+    }
+
+    /// The functions of a user; empty: of this client's login.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it may not see them.
+    pub fn list(&mut self, user: &str) -> Result<Vec<Function>, ClientError> {
+        #[derive(serde::Deserialize)]
+        struct Listing {
+            functions: Vec<Function>,
+        }
+        let id = self.send(&Request::List(user))?;
+        self.reply_as(id).map(|listing: Listing| listing.functions)
+    }
+
+    /// Forgets a function.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when there is none.
+    pub fn remove(&mut self, user: &str, function: &str) -> Result<(), ClientError> {
+        let id = self.send(&Request::Remove { user, function })?;
+        self.reply(id).map(|_| ())
+    }
+
+    /// The node's counters and pools, as `docs/protocol.md` describes them.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn status(&mut self) -> Result<serde_json::Value, ClientError> {
+        let id = self.send(&Request::Status)?;
+        self.reply_as(id)
+    }
+
+    /// The next frame from the node, whichever request it answers.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the node ends the connection.
+    pub fn receive(&mut self) -> Result<Received<'_>, ClientError> {
+        self.set_patience(None)?;
+        while !self.has_frame()? {
+            self.fill()?;
+        }
+        self.take()
+    }
+
+    /// As [`Client::receive`], but nothing when no frame came for `patience`.
+    ///
+    /// # Errors
+    /// As for [`Client::receive`].
+    pub fn receive_within(
+        &mut self,
+        patience: Duration,
+    ) -> Result<Option<Received<'_>>, ClientError> {
+        self.set_patience(Some(patience))?;
+        while !self.has_frame()? {
+            match self.fill() {
+                Err(ClientError::Io(error))
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return Ok(None);
+                }
+                filled => filled?,
+            }
+        }
+        self.take().map(Some)
+    }
+
+    /// Collects the answer of an invoke. Frames about other requests are dropped: for a client
+    /// that has one request open at a time.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the node did not run it.
+    pub fn complete(&mut self, id: u64) -> Result<Completed, ClientError> {
+        let mut collector = completed::Collector::default();
+        loop {
+            let received = self.receive()?;
+            if received.id == id
+                && let Some(completed) = collector.take(&received)?
+            {
+                return Ok(completed);
+            }
+        }
+    }
+
+    fn send(&mut self, request: &Request<'_>) -> Result<u64, ClientError> {
+        let id = self.next_id();
+        request.append(&mut self.output, id, false)?;
+        self.flush()?;
+        Ok(id)
+    }
+
+    fn reply(&mut self, id: u64) -> Result<Vec<u8>, ClientError> {
+        let mut json = Vec::new();
+        loop {
+            let received = self.receive()?;
+            if received.id != id {
+                continue;
+            }
+            match received.answer {
+                Answer::Reply(bytes) => json.extend_from_slice(bytes),
+                Answer::Error { code, message } => return Err(ClientError::refused(code, message)),
+                Answer::Hello(_) | Answer::Response(_) | Answer::Log(_) | Answer::Outcome(_) => {
+                    return Err(ClientError::Protocol("its answer is none to this request"));
+                }
+            }
+            if !received.has_more {
+                return Ok(json);
+            }
+        }
+    }
+
+    fn reply_as<T: serde::de::DeserializeOwned>(&mut self, id: u64) -> Result<T, ClientError> {
+        serde_json::from_slice(&self.reply(id)?)
+            .map_err(|_| ClientError::Protocol("its JSON is not what this version expects"))
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn flush(&mut self) -> Result<(), ClientError> {
+        let sent = self.stream.write_all(&self.output);
+        self.output.clear();
+        match sent {
+            // The node closed the connection; it may have said why before.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                while let Ok(received) = self.receive() {
+                    if let (0, Answer::Error { code, message }) = (received.id, received.answer) {
+                        return Err(ClientError::refused(code, message));
+                    }
+                }
+                Err(ClientError::Closed)
+            }
+            sent => Ok(sent?),
+        }
+    }
+
+    fn has_frame(&self) -> Result<bool, ClientError> {
+        let received = self.input.bytes();
+        let header = Header::decode(received)?;
+        Ok(header.is_some_and(|header| received.len() >= Header::BYTES + header.length))
+    }
+
+    fn fill(&mut self) -> Result<(), ClientError> {
+        match self.stream.read(self.input.space()) {
+            Ok(0) => Err(ClientError::Closed),
+            Ok(count) => {
+                self.input.received(count);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(ClientError::Closed),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the frame at the front, which is all there.
+    fn take(&mut self) -> Result<Received<'_>, ClientError> {
+        let (received, start) = self.input.split();
+        let received = &received[*start..];
+        let header = Header::decode(received)?.ok_or(ClientError::Closed)?;
+        let end = Header::BYTES + header.length;
+        let payload = received.get(Header::BYTES..end).ok_or(ClientError::Closed)?;
+        *start += end;
+        let answer = Answer::decode(header, payload)?;
+        match answer {
+            Answer::Error { code, message } if header.id == 0 => {
+                Err(ClientError::refused(code, message))
+            }
+            answer => Ok(Received { id: header.id, has_more: header.has_more(), answer }),
+        }
+    }
+
+    fn set_patience(&mut self, patience: Option<Duration>) -> Result<(), ClientError> {
+        if self.patience != patience {
+            self.stream.set_read_timeout(patience)?;
+            self.patience = patience;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,643 @@
+//! Every limit of a node, with its unit and the reason for its value.
+//!
+//! A configuration file is TOML; every table and key may be left out. Units are part of a key's
+//! name. Invariants: a [`Config`] that passed [`Config::check`] has limits that fit each other;
+//! what is fixed at build time is tied together by const asserts at the end of this file.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use abi::layout;
+use serde::{Deserialize, Serialize};
+
+use crate::invoke::Nanos;
+
+const MIB: u64 = 1 << 20;
+
+/// Bytes of a request's body and of a response: what AWS Lambda allows for synchronous invokes.
+pub const BODY_BYTES_MAX: u64 = 6 * MIB;
+/// Bytes of arguments and environment together: they travel in one acquire message, which has
+/// [`abi::frame::invoke::MESSAGE_BYTES_MAX`].
+pub const ARGUMENT_BYTES_MAX: usize = 128 * 1024;
+/// Arguments, and environment variables, a function may have.
+pub const ARGUMENTS_MAX: usize = 1024;
+/// Containers a VM may ever hold at once: each invoke of a VM is looked for among them.
+pub const CONTAINERS_PER_VM_MAX: u32 = 64;
+/// VMs one shard may hold: slots are searched in a row on the way to a new VM.
+pub const VMS_PER_SHARD_MAX: u32 = 4096;
+/// Shards a node may have: each has a segment in the index all of them read.
+pub const SHARDS_MAX: usize = 64;
+/// Longest time a function may run: as AWS Lambda, 15 minutes.
+pub const TIMEOUT_MILLIS_MAX: u64 = 15 * 60 * 1000;
+
+/// A node's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where things are.
+    pub paths: Paths,
+    /// Which cores do what.
+    pub cores: Cores,
+    /// How many VMs, containers and waiting invokes.
+    pub pools: Pools,
+    /// What one VM is.
+    pub vm: Vm,
+    /// What one request may be.
+    pub requests: Requests,
+    /// Delivery of logs.
+    pub log: Log,
+    /// Connections that leave a VM.
+    pub egress: Egress,
+    /// Who may act for whom.
+    pub access: Access,
+}
+
+/// Where things are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Paths {
+    /// Code store and functions.
+    pub state: PathBuf,
+    /// Invoke socket.
+    pub socket: PathBuf,
+    /// A VMM executable instead of the one the library carries.
+    pub vmm: Option<PathBuf>,
+    /// A guest kernel instead of the one the library carries.
+    pub kernel: Option<PathBuf>,
+    /// A root image (tar) instead of the one made from the host's busybox and certificates.
+    pub root_image: Option<PathBuf>,
+}
+
+/// Which cores do what. A polling guest and a polling shard on one core take milliseconds to hand
+/// over to each other, so they are kept apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cores {
+    /// Cores with a shard each; none given: the first half of those the node may use.
+    pub shards: Vec<u32>,
+    /// Cores on which VMs run; none given: the rest.
+    pub guests: Vec<u32>,
+}
+
+/// How many VMs, containers and waiting invokes; per node unless it says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pools {
+    /// Warm VMs the node keeps even when that costs an idle user their VM.
+    pub warm_min: u32,
+    /// Warm VMs the node keeps while slots are free.
+    pub warm_target: u32,
+    /// Warm VMs when invokes wait: demand adds to the target up to here.
+    pub warm_max: u32,
+    /// VMs in any state.
+    pub vms_max: u32,
+    /// Containers one VM may hold at once. Past it the same user gets another VM.
+    pub containers_per_vm: u32,
+    /// VMs one user may hold on one shard.
+    pub vms_per_user_max: u32,
+    /// Packages loaded in one VM; the longest unused is forgotten.
+    pub packages_per_vm: u32,
+    /// Invokes that run at once on one shard.
+    pub inflight_max: u32,
+    /// Invokes that wait for a VM on one shard.
+    pub queue_max: u32,
+    /// Of those, invokes of one user, so that one cannot fill the queue for all.
+    pub queue_per_user_max: u32,
+    /// How long an invoke waits for a VM before it is answered "busy", milliseconds.
+    pub queue_wait_millis: u64,
+    /// An assigned VM without an invoke for this long is ended, seconds. Memory against the time
+    /// of a first invoke.
+    pub idle_expiry_seconds: u64,
+    /// VMs that start at the same time on one shard. Starting competes with running ones.
+    pub spawns_at_once_max: u32,
+    /// A VM that is not ready by then has failed, milliseconds. A restore takes about 10.
+    pub spawn_timeout_millis: u64,
+    /// Pause after the first failed start, milliseconds; doubles with each further one.
+    pub spawn_backoff_min_millis: u64,
+    /// Longest such pause, milliseconds.
+    pub spawn_backoff_max_millis: u64,
+    /// A package that is not in its VM by then has failed, milliseconds.
+    pub load_timeout_millis: u64,
+    /// How long after its deadline a guest may still say so itself, milliseconds; then its VM is
+    /// ended from outside. A busy two-core host may not schedule a vCPU for tens of them.
+    pub deadline_grace_millis: u64,
+    /// A VM that is not gone this long after it was told so is told again, milliseconds.
+    pub retire_patience_millis: u64,
+}
+
+/// What one VM is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vm {
+    /// RAM, MiB. Costs nothing until touched, but the host's tables for it do (up to 4 MiB per
+    /// GiB under shadow paging).
+    pub ram_mib: u32,
+    /// Of it, what the guest kernel keeps for itself, MiB: heap, page tables, sockets.
+    pub kernel_mib: u32,
+    /// How long an idle guest polls its rings before it halts, microseconds. A doorbell costs
+    /// about 30, more polling than that burns a core for little.
+    pub poll_micros: u32,
+    /// A shard without work for this long sleeps, microseconds.
+    pub shard_poll_micros: u32,
+}
+
+/// What one request may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Requests {
+    /// Bytes of a body.
+    pub body_bytes_max: u64,
+    /// Bytes of a response.
+    pub response_bytes_max: u64,
+    /// Bytes of a package. It has to fit the image window beside the root image.
+    pub package_bytes_max: u64,
+    /// Client connections of one shard.
+    pub connections_max: u32,
+    /// Requests one connection may have open.
+    pub pipeline_max: u32,
+    /// Memory of a function that does not say, MiB.
+    pub memory_mib_default: u32,
+    /// Timeout of a function that does not say, milliseconds.
+    pub timeout_millis_default: u64,
+    /// Functions one user may have deployed.
+    pub functions_per_user_max: u32,
+}
+
+/// Delivery of logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Bytes of records waiting for one logging service; more are dropped and counted.
+    pub spool_bytes_max: u64,
+    /// Records waiting for one logging service.
+    pub spool_records_max: u32,
+    /// Pause before the first new attempt to reach a logging service, milliseconds; doubles.
+    pub retry_min_millis: u64,
+    /// Longest such pause, milliseconds.
+    pub retry_max_millis: u64,
+    /// An attempt to connect (TLS included) may take this long, milliseconds.
+    pub connect_timeout_millis: u64,
+    /// Records of a VM that is gone are still delivered for this long, seconds.
+    pub linger_seconds: u64,
+    /// How long an answer waits so that its account says what became of the log, milliseconds.
+    /// 0: never.
+    pub account_wait_millis: u64,
+    /// Bytes of a program's log that go back to the client with the answer.
+    pub tail_bytes_max: u32,
+}
+
+/// Connections that leave a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// `IP:PORT` any program may connect to, besides its logging service.
+    pub allow: Vec<std::net::SocketAddr>,
+    /// Connections one VM may have open.
+    pub connections_per_vm: u32,
+    /// A connection that is not made by then has failed, milliseconds.
+    pub connect_timeout_millis: u64,
+}
+
+/// Who may act for whom, by the user id the kernel reports for a connection. A caller may always
+/// act for the user of their own login; root and the node's own user for any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Access {
+    /// Further user ids that may act for any user.
+    pub operators: Vec<u32>,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            state: default_state(),
+            socket: default_socket(),
+            vmm: None,
+            kernel: None,
+            root_image: None,
+        }
+    }
+}
+
+impl Default for Pools {
+    fn default() -> Self {
+        Self {
+            warm_min: 1,
+            warm_target: 4,
+            warm_max: 8,
+            vms_max: 64,
+            containers_per_vm: 8,
+            vms_per_user_max: 8,
+            packages_per_vm: 32,
+            inflight_max: 1024,
+            queue_max: 1024,
+            queue_per_user_max: 256,
+            queue_wait_millis: 10_000,
+            idle_expiry_seconds: 300,
+            spawns_at_once_max: 2,
+            spawn_timeout_millis: 5_000,
+            spawn_backoff_min_millis: 100,
+            spawn_backoff_max_millis: 30_000,
+            load_timeout_millis: 5_000,
+            deadline_grace_millis: 250,
+            retire_patience_millis: 2_000,
+        }
+    }
+}
+
+impl Default for Vm {
+    fn default() -> Self {
+        Self { ram_mib: 512, kernel_mib: 64, poll_micros: 50, shard_poll_micros: 1_000 }
+    }
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: BODY_BYTES_MAX,
+            response_bytes_max: BODY_BYTES_MAX,
+            package_bytes_max: 256 * MIB,
+            connections_max: 1024,
+            pipeline_max: 256,
+            memory_mib_default: 128,
+            timeout_millis_default: 3_000,
+            functions_per_user_max: 1024,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            spool_bytes_max: 8 * MIB,
+            spool_records_max: 16_384,
+            retry_min_millis: 100,
+            retry_max_millis: 30_000,
+            connect_timeout_millis: 5_000,
+            linger_seconds: 30,
+            account_wait_millis: 0,
+            tail_bytes_max: 64 * 1024,
+        }
+    }
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self { allow: Vec::new(), connections_per_vm: 64, connect_timeout_millis: 5_000 }
+    }
+}
+
+/// What one shard's pools are held to. Times in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "each is a key of `Pools` or `Vm`, converted")]
+pub struct PoolLimits {
+    pub warm_min: u32,
+    pub warm_target: u32,
+    pub warm_max: u32,
+    pub vms_max: u32,
+    pub containers_per_vm: u32,
+    pub vms_per_user_max: u32,
+    pub packages_per_vm: u32,
+    pub inflight_max: u32,
+    pub queue_max: u32,
+    pub queue_per_user_max: u32,
+    pub queue_wait_nanos: Nanos,
+    pub idle_expiry_nanos: Nanos,
+    pub spawns_at_once_max: u32,
+    pub spawn_timeout_nanos: Nanos,
+    pub spawn_backoff_min_nanos: Nanos,
+    pub spawn_backoff_max_nanos: Nanos,
+    pub load_timeout_nanos: Nanos,
+    pub deadline_grace_nanos: Nanos,
+    pub retire_patience_nanos: Nanos,
+    /// Memory the containers of one VM may be promised together, MiB.
+    pub memory_mib_max: u32,
+    /// Bytes of the image window behind the root image.
+    pub window_bytes: u64,
+    /// Offset of those bytes in the window.
+    pub window_start: u64,
+}
+
+/// Which cores have a shard and which run VMs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoreSplit {
+    /// One shard each.
+    pub shards: Vec<u32>,
+    /// VMs run on these, in turn.
+    pub guests: Vec<u32>,
+}
+
+/// What is wrong with a configuration, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it cannot be read, is not TOML, has an unknown key, or limits that do
+    /// not fit each other.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError(format!("cannot read {}: {error}", path.display())))?;
+        Self::parse(&text)
+            .map_err(|error| ConfigError(format!("{}: {}", path.display(), error.0.trim_end())))
+    }
+
+    /// Reads a configuration from TOML text.
+    ///
+    /// # Errors
+    /// [`ConfigError`] as for [`Config::load`].
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError(error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks that the limits fit each other.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the key, and what it may be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_pools()?;
+        self.check_sizes()?;
+        self.check_times()
+    }
+
+    fn check_pools(&self) -> Result<(), ConfigError> {
+        let pools = &self.pools;
+        between("pools.vms_max", pools.vms_max, 1, VMS_PER_SHARD_MAX)?;
+        between("pools.warm_max", pools.warm_max, 1, pools.vms_max)?;
+        between("pools.warm_target", pools.warm_target, 0, pools.warm_max)?;
+        between("pools.warm_min", pools.warm_min, 0, pools.warm_target)?;
+        between("pools.containers_per_vm", pools.containers_per_vm, 1, CONTAINERS_PER_VM_MAX)?;
+        between("pools.vms_per_user_max", pools.vms_per_user_max, 1, VMS_PER_SHARD_MAX)?;
+        between("pools.packages_per_vm", pools.packages_per_vm, 1, 1024)?;
+        between("pools.inflight_max", pools.inflight_max, 1, 1 << 16)?;
+        between("pools.queue_max", pools.queue_max, 0, 1 << 16)?;
+        between("pools.spawns_at_once_max", pools.spawns_at_once_max, 1, 64)
+    }
+
+    fn check_sizes(&self) -> Result<(), ConfigError> {
+        let ram_max = mib(layout::RAM_BYTES_MAX);
+        between("vm.ram_mib", self.vm.ram_mib, mib(layout::RAM_BYTES_MIN), ram_max)?;
+        between("vm.kernel_mib", self.vm.kernel_mib, 16, self.vm.ram_mib - 1)?;
+        let memory_mib_max = self.memory_mib_max();
+        let requests = &self.requests;
+        between("requests.memory_mib_default", requests.memory_mib_default, 1, memory_mib_max)?;
+        between("requests.body_bytes_max", requests.body_bytes_max, 1, BODY_BYTES_MAX)?;
+        between("requests.response_bytes_max", requests.response_bytes_max, 1, BODY_BYTES_MAX)?;
+        let window = layout::WINDOW_BYTES;
+        between("requests.package_bytes_max", requests.package_bytes_max, 1, window)?;
+        between("requests.connections_max", requests.connections_max, 1, 1 << 16)?;
+        between("requests.pipeline_max", requests.pipeline_max, 1, 1 << 16)
+    }
+
+    fn check_times(&self) -> Result<(), ConfigError> {
+        let (pools, log) = (&self.pools, &self.log);
+        let timeout = self.requests.timeout_millis_default;
+        between("requests.timeout_millis_default", timeout, 1, TIMEOUT_MILLIS_MAX)?;
+        let day_millis = 24 * 3600 * 1000;
+        for (key, millis) in [
+            ("pools.queue_wait_millis", pools.queue_wait_millis),
+            ("pools.spawn_timeout_millis", pools.spawn_timeout_millis),
+            ("pools.spawn_backoff_min_millis", pools.spawn_backoff_min_millis),
+            ("pools.spawn_backoff_max_millis", pools.spawn_backoff_max_millis),
+            ("pools.load_timeout_millis", pools.load_timeout_millis),
+            ("pools.deadline_grace_millis", pools.deadline_grace_millis),
+            ("pools.retire_patience_millis", pools.retire_patience_millis),
+            ("log.retry_min_millis", log.retry_min_millis),
+            ("log.retry_max_millis", log.retry_max_millis),
+            ("log.connect_timeout_millis", log.connect_timeout_millis),
+            ("egress.connect_timeout_millis", self.egress.connect_timeout_millis),
+        ] {
+            between(key, millis, 1, day_millis)?;
+        }
+        between("log.account_wait_millis", log.account_wait_millis, 0, day_millis)?;
+        between("log.linger_seconds", log.linger_seconds, 0, 3600)?;
+        between("pools.idle_expiry_seconds", pools.idle_expiry_seconds, 1, 365 * 24 * 3600)
+    }
+
+    /// Memory a VM can promise to its containers, MiB.
+    #[must_use]
+    pub fn memory_mib_max(&self) -> u32 {
+        self.vm.ram_mib.saturating_sub(self.vm.kernel_mib)
+    }
+
+    /// Bytes of RAM of a VM.
+    #[must_use]
+    pub fn ram_bytes(&self) -> u64 {
+        u64::from(self.vm.ram_mib) * MIB
+    }
+
+    /// How long an idle guest polls, nanoseconds.
+    #[must_use]
+    pub fn poll_nanos(&self) -> Nanos {
+        u64::from(self.vm.poll_micros) * 1_000
+    }
+
+    /// How long a shard without work polls, nanoseconds.
+    #[must_use]
+    pub fn shard_poll_nanos(&self) -> Nanos {
+        u64::from(self.vm.shard_poll_micros) * 1_000
+    }
+
+    /// The limits of one shard out of `shards`: what is per node is divided, at least one each.
+    /// `root_image_bytes` lie at the start of the image window.
+    #[must_use]
+    pub fn pool_limits(&self, shards: u32, root_image_bytes: u64) -> PoolLimits {
+        let pools = &self.pools;
+        let share = |whole: u32| whole.div_ceil(shards.max(1));
+        let millis = |millis: u64| nanos(Duration::from_millis(millis));
+        let window_start = root_image_bytes.next_multiple_of(layout::PAGE_BYTES);
+        PoolLimits {
+            warm_min: share(pools.warm_min),
+            warm_target: share(pools.warm_target),
+            warm_max: share(pools.warm_max),
+            vms_max: share(pools.vms_max),
+            containers_per_vm: pools.containers_per_vm,
+            vms_per_user_max: pools.vms_per_user_max,
+            packages_per_vm: pools.packages_per_vm,
+            inflight_max: pools.inflight_max,
+            queue_max: pools.queue_max,
+            queue_per_user_max: pools.queue_per_user_max,
+            queue_wait_nanos: millis(pools.queue_wait_millis),
+            idle_expiry_nanos: nanos(Duration::from_secs(pools.idle_expiry_seconds)),
+            spawns_at_once_max: pools.spawns_at_once_max,
+            spawn_timeout_nanos: millis(pools.spawn_timeout_millis),
+            spawn_backoff_min_nanos: millis(pools.spawn_backoff_min_millis),
+            spawn_backoff_max_nanos: millis(pools.spawn_backoff_max_millis),
+            load_timeout_nanos: millis(pools.load_timeout_millis),
+            deadline_grace_nanos: millis(pools.deadline_grace_millis),
+            retire_patience_nanos: millis(pools.retire_patience_millis),
+            memory_mib_max: self.memory_mib_max(),
+            window_bytes: layout::WINDOW_BYTES.saturating_sub(window_start),
+            window_start,
+        }
+    }
+
+    /// Splits the cores the node may use: as configured, else the first half for shards and the
+    /// rest for VMs, at least one of each. A single core serves both.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when a configured core is not among them or none is left.
+    pub fn core_split(&self, available: &[u32]) -> Result<CoreSplit, ConfigError> {
+        let cores = &self.cores;
+        for core in cores.shards.iter().chain(&cores.guests) {
+            if !available.contains(core) {
+                return Err(ConfigError(format!(
+                    "cores: {core} is not among the cores this process may use: {available:?}"
+                )));
+            }
+        }
+        if available.is_empty() {
+            return Err(ConfigError("cores: this process may use none".to_owned()));
+        }
+        let rest = |taken: &[u32]| -> Vec<u32> {
+            available.iter().copied().filter(|core| !taken.contains(core)).collect()
+        };
+        let mut shards = cores.shards.clone();
+        if shards.is_empty() {
+            let free = rest(&cores.guests);
+            let half = if cores.guests.is_empty() { (free.len() / 2).max(1) } else { free.len() };
+            shards = free.into_iter().take(half).collect();
+        }
+        if shards.is_empty() {
+            shards = available[..1].to_vec();
+        }
+        shards.truncate(SHARDS_MAX);
+        let mut guests = cores.guests.clone();
+        if guests.is_empty() {
+            guests = rest(&shards);
+        }
+        if guests.is_empty() {
+            guests.clone_from(&shards);
+        }
+        Ok(CoreSplit { shards, guests })
+    }
+}
+
+/// Default state directory: `/var/lib/pilotlight` for root, else `~/.local/state/pilotlight`
+/// (`$XDG_STATE_HOME` first).
+#[must_use]
+pub fn default_state() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/pilotlight");
+    }
+    let state = absolute("XDG_STATE_HOME");
+    let home = || absolute("HOME").map(|home| home.join(".local/state"));
+    state.or_else(home).unwrap_or_else(std::env::temp_dir).join("pilotlight")
+}
+
+/// Default socket: `/run/pilotlight/node.sock` for root, else `$XDG_RUNTIME_DIR/pilotlight/node.sock`,
+/// without that variable the state directory's `node.sock`.
+#[must_use]
+pub fn default_socket() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/run/pilotlight/node.sock");
+    }
+    let runtime = absolute("XDG_RUNTIME_DIR").map(|directory| directory.join("pilotlight"));
+    runtime.unwrap_or_else(default_state).join("node.sock")
+}
+
+fn absolute(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn between<T: PartialOrd + fmt::Display>(
+    key: &str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<(), ConfigError> {
+    if value < least || value > most {
+        return Err(ConfigError(format!("{key} is {value}; it may be {least} to {most}")));
+    }
+    Ok(())
+}
+
+fn nanos(duration: Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn mib(bytes: u64) -> u32 {
+    u32::try_from(bytes / MIB).unwrap_or(u32::MAX)
+}
+
+const _: () = {
+    assert!(BODY_BYTES_MAX < u32::MAX as u64, "lengths of bodies are 32 bits wide");
+    assert!(2 * ARGUMENT_BYTES_MAX <= abi::frame::invoke::MESSAGE_BYTES_MAX);
+    assert!(ARGUMENTS_MAX * 4 <= ARGUMENT_BYTES_MAX, "an argument costs its length field too");
+    assert!(abi::frame::code::INLINE_BYTES_MAX as u64 <= layout::WINDOW_BYTES);
+    assert!(256 * MIB < layout::WINDOW_BYTES, "the default package fits beside a root image");
+    assert!(VMS_PER_SHARD_MAX < u16::MAX as u32, "slot numbers are 16 bits wide");
+    assert!(SHARDS_MAX <= u16::MAX as usize, "shard numbers are 16 bits wide");
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_fit_each_other() {
+        Config::default().check().unwrap();
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn written_defaults_read_back() {
+        let text = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(Config::parse(&text).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_those_that_exist() {
+        let error = Config::parse("[pools]\nwarm_target = 2\nwarm_tagret = 3\n").unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("warm_tagret") && text.contains("line 3"), "{text}");
+        assert!(text.contains("`warm_target`"), "{text}");
+    }
+
+    #[test]
+    fn limits_that_do_not_fit_are_named() {
+        let error = Config::parse("[pools]\nwarm_max = 100\n").unwrap_err();
+        assert_eq!(error.to_string(), "pools.warm_max is 100; it may be 1 to 64");
+        let error = Config::parse("[vm]\nram_mib = 4\n").unwrap_err();
+        assert!(error.to_string().starts_with("vm.ram_mib is 4; it may be 32 to"), "{error}");
+    }
+
+    #[test]
+    fn a_shard_gets_its_share_and_never_nothing() {
+        let limits = Config::default().pool_limits(16, 5000);
+        assert_eq!((limits.vms_max, limits.warm_target), (4, 1));
+        assert_eq!(limits.window_start, 8192);
+        assert_eq!(limits.window_start + limits.window_bytes, layout::WINDOW_BYTES);
+    }
+
+    #[test]
+    fn cores_split_in_halves() {
+        let split = |config: &Config, cores: &[u32]| {
+            let split = config.core_split(cores).unwrap();
+            (split.shards, split.guests)
+        };
+        let mut config = Config::default();
+        assert_eq!(split(&config, &[0]), (vec![0], vec![0]));
+        assert_eq!(split(&config, &[0, 1]), (vec![0], vec![1]));
+        assert_eq!(split(&config, &[0, 1, 2]), (vec![0], vec![1, 2]));
+        assert_eq!(split(&config, &[2, 3, 4, 5]), (vec![2, 3], vec![4, 5]));
+        config.cores.guests = vec![2];
+        assert_eq!(split(&config, &[0, 1, 2]), (vec![0, 1], vec![2]));
+        config.cores.shards = vec![1];
+        assert_eq!(split(&config, &[0, 1, 2]), (vec![1], vec![2]));
+        assert!(config.core_split(&[0, 1]).is_err());
+    }
+}

@@ -1,0 +1,161 @@
+//! The keeper: a shard's side thread that makes and buries VMM processes.
+//!
+//! ```text
+//!  shard ── Restore, Kill, Bury ──► keeper ── spawn, kill, reap ──► VMM processes
+//!  shard ◄── Up, Failed, Gone ───── keeper
+//! ```
+//! Making and ending a VM takes milliseconds, so none of it happens on a shard. The thread lives
+//! as long as its shard: VMMs get a signal when it dies, and so none outlives the node.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use region::Doorbell;
+use rustix::event::{PollFd, PollFlags};
+
+use crate::cell::{Cell, Infant, Nursery};
+
+/// What a shard asks for.
+pub(crate) enum Wish {
+    /// A new VM with this number, restored from the base snapshot.
+    Restore { vm: u64 },
+    /// The end of a VM.
+    Kill { vm: u64 },
+    /// Freeing something that takes long to free.
+    Bury(Box<dyn Send>),
+}
+
+/// What became of a VM.
+pub(crate) enum News {
+    /// It runs; its guest will say `READY`.
+    Up { vm: u64, cell: Box<Cell> },
+    /// It could not be made.
+    Failed { vm: u64, reason: String },
+    /// Its process is over.
+    Gone { vm: u64, ending: String },
+}
+
+/// A shard's handle to its keeper. Dropping it ends every VM and waits for that.
+pub(crate) struct Keeper {
+    wishes: Option<Sender<Wish>>,
+    bell: Arc<Doorbell>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Starts the thread. `tell` hands news to the shard and may block; guests ring the doorbell
+    /// `node_doorbell` gives.
+    ///
+    /// # Errors
+    /// The process is out of threads or descriptors.
+    pub(crate) fn start(
+        nursery: Arc<Nursery>,
+        node_doorbell: Doorbell,
+        tell: impl Fn(News) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (sender, receiver) = unbounded();
+        let bell = Arc::new(Doorbell::new()?);
+        let round =
+            Round { nursery, node_doorbell, bell: Arc::clone(&bell), infants: Vec::new(), tell };
+        let thread = std::thread::Builder::new()
+            .name("keeper".to_owned())
+            .spawn(move || round.run(&receiver))?;
+        Ok(Self { wishes: Some(sender), bell, thread: Some(thread) })
+    }
+
+    /// Asks for something; never waits. The pool bounds how many wishes there are.
+    pub(crate) fn wish(&self, wish: Wish) {
+        if let Some(wishes) = &self.wishes {
+            // The thread ends only after this handle dropped its sender.
+            drop(wishes.send(wish));
+            self.bell.ring().expect("an eventfd takes a ring");
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.wishes = None;
+        drop(self.bell.ring());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// The thread's own state.
+struct Round<F> {
+    nursery: Arc<Nursery>,
+    node_doorbell: Doorbell,
+    bell: Arc<Doorbell>,
+    infants: Vec<Infant>,
+    tell: F,
+}
+
+impl<F: Fn(News)> Round<F> {
+    fn run(mut self, wishes: &Receiver<Wish>) {
+        loop {
+            match wishes.try_recv() {
+                Ok(wish) => self.grant(wish),
+                Err(TryRecvError::Empty) => self.wait(),
+                Err(TryRecvError::Disconnected) => break,
+            }
+            self.reap();
+        }
+        for infant in &self.infants {
+            infant.kill();
+        }
+        for infant in &mut self.infants {
+            infant.reap();
+        }
+    }
+
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Restore { vm } => match self.nursery.restore(vm, &self.node_doorbell) {
+                Ok((cell, infant)) => {
+                    self.infants.push(infant);
+                    (self.tell)(News::Up { vm, cell: Box::new(cell) });
+                }
+                Err(reason) => (self.tell)(News::Failed { vm, reason }),
+            },
+            Wish::Kill { vm } => {
+                if let Some(infant) = self.infants.iter().find(|infant| infant.vm == vm) {
+                    infant.kill();
+                }
+            }
+            Wish::Bury(corpse) => drop(corpse),
+        }
+    }
+
+    /// Waits until there is a wish or a process ended.
+    fn wait(&self) {
+        let mut entries = vec![PollFd::new(&*self.bell, PollFlags::IN)];
+        let pidfds: Vec<_> = self.infants.iter().map(Infant::pidfd).collect();
+        entries.extend(pidfds.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
+        // An interrupted wait is a wait that ended early.
+        drop(rustix::event::poll(&mut entries, None));
+        drop(self.bell.drain());
+    }
+
+    fn reap(&mut self) {
+        let mut index = 0;
+        while let Some(infant) = self.infants.get(index) {
+            if !is_readable(infant) {
+                index += 1;
+                continue;
+            }
+            let mut infant = self.infants.swap_remove(index);
+            let ending = infant.reap();
+            (self.tell)(News::Gone { vm: infant.vm, ending });
+        }
+    }
+}
+
+fn is_readable(infant: &Infant) -> bool {
+    let pidfd = infant.pidfd();
+    let mut entries = [PollFd::new(&pidfd, PollFlags::IN)];
+    let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(rustix::event::poll(&mut entries, Some(&at_once)), Ok(1))
+}

@@ -1,0 +1,234 @@
+//! The librarian: the node's side threads for what blocks, the code store and name look-ups.
+//!
+//! ```text
+//!  shard ── Deploy, Remove, Open ──► librarian ── files ──► store
+//!        ── Resolve ───────────────► resolver ─── the host's resolver
+//!  shards ◄── Stored, Removed, Opened, Resolved, Refused
+//! ```
+//! What changes the set of functions is told to every shard; the answer to the client travels with
+//! the letter to the shard that asked. A slow name look-up holds up other look-ups only.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+
+use crate::config::Config;
+use crate::inbox::Inbox;
+use crate::invoke::{Digest, Function, FunctionName, InvokeId, User};
+use crate::pool::PackageRef;
+use crate::shard::Letter;
+use crate::socket::settings::{PackageForm, Settings};
+use crate::store::{Deploy, Program, Store};
+
+/// Who asked, and under which number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    pub(crate) shard: u16,
+    pub(crate) client: u64,
+    pub(crate) request: u64,
+}
+
+/// What a shard asks for.
+pub(crate) enum Job {
+    /// Store a function.
+    Deploy {
+        ticket: Ticket,
+        user: User,
+        name: FunctionName,
+        settings: Settings,
+        package: Vec<u8>,
+    },
+    /// Forget one.
+    Remove { ticket: Ticket, user: User, name: FunctionName },
+    /// Verify a package into sealed memory.
+    Open { shard: u16, package: PackageRef, digest: Digest },
+    /// Look a logging service's name up.
+    Resolve { shard: u16, invoke: InvokeId, address: String },
+}
+
+/// An answer for a client.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) client: u64,
+    pub(crate) request: u64,
+    pub(crate) json: String,
+}
+
+/// What became of it.
+pub(crate) enum Report {
+    /// There is a function now, or another one under the same name.
+    Stored { function: Box<Function>, reply_to: Option<Reply> },
+    /// There is one less.
+    Removed { user: User, name: FunctionName, reply_to: Option<Reply> },
+    /// A job for a client could not be done.
+    Refused { client: u64, request: u64, code: &'static str, message: String },
+    /// A package is verified; or cannot be used, which was reported to the operator.
+    Opened { package: PackageRef, open: Option<crate::store::OpenPackage> },
+    /// A name was looked up; the text says what is wrong with it.
+    Resolved { invoke: InvokeId, found: Result<SocketAddr, String> },
+}
+
+/// Handle to the side threads. They end when the last shard has dropped it.
+pub(crate) struct Librarian {
+    jobs: Option<Sender<Job>>,
+    look_ups: Option<Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Librarian {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The process is out of threads.
+    pub(crate) fn start(
+        store: Store,
+        config: Arc<Config>,
+        inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    ) -> std::io::Result<Self> {
+        let desk = Desk { store, config, inboxes: Arc::clone(&inboxes) };
+        let (jobs, job_queue) = unbounded();
+        let (look_ups, look_up_queue) = unbounded();
+        let builder = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let librarian = builder("librarian").spawn(move || desk.work(&job_queue))?;
+        let resolver = builder("resolver").spawn(move || resolve_all(&look_up_queue, &inboxes))?;
+        Ok(Self {
+            jobs: Some(jobs),
+            look_ups: Some(look_ups),
+            threads: vec![librarian, resolver],
+        })
+    }
+
+    /// Hands a job over; never waits. Clients' open requests bound how many there are.
+    pub(crate) fn ask(&self, job: Job) {
+        let queue = if matches!(job, Job::Resolve { .. }) { &self.look_ups } else { &self.jobs };
+        if let Some(queue) = queue {
+            // The thread ends only after this sender is gone.
+            drop(queue.send(job));
+        }
+    }
+}
+
+impl Drop for Librarian {
+    fn drop(&mut self) {
+        (self.jobs, self.look_ups) = (None, None);
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+struct Desk {
+    store: Store,
+    config: Arc<Config>,
+    inboxes: Arc<[Arc<Inbox<Letter>>]>,
+}
+
+impl Desk {
+    fn work(mut self, jobs: &Receiver<Job>) {
+        for job in jobs {
+            match job {
+                Job::Deploy { ticket, user, name, settings, package } => {
+                    self.deploy(ticket, (user, name), settings, &package);
+                }
+                Job::Remove { ticket, user, name } => self.remove(ticket, user, name),
+                Job::Open { shard, package, digest } => {
+                    let open = self.store.open_package(&digest);
+                    if let Err(error) = &open {
+                        eprintln!("pilotlight: package {digest} cannot be used: {error}");
+                    }
+                    self.tell(shard, Report::Opened { package, open: open.ok() });
+                }
+                Job::Resolve { .. } => unreachable!("look-ups have a queue of their own"),
+            }
+        }
+    }
+
+    fn deploy(
+        &mut self,
+        ticket: Ticket,
+        (user, name): (User, FunctionName),
+        settings: Settings,
+        package: &[u8],
+    ) {
+        let requests = &self.config.requests;
+        let or = |given: u64, default: u64| if given == 0 { default } else { given };
+        let memory_mib =
+            or(u64::from(settings.memory_mib), u64::from(requests.memory_mib_default));
+        let deploy = Deploy {
+            user,
+            name,
+            entry: settings.entry,
+            arguments: settings.arguments,
+            environment: settings.environment,
+            contract: settings.contract,
+            memory_mib: u32::try_from(memory_mib).unwrap_or(u32::MAX),
+            timeout_millis: or(settings.timeout_millis, requests.timeout_millis_default),
+        };
+        let program = match settings.package {
+            PackageForm::Elf => Program::Elf(package),
+            PackageForm::Tar => Program::Tar(package),
+        };
+        match self.store.deploy(deploy, program) {
+            Ok(function) => {
+                let json = serde_json::to_string(&function).unwrap_or_default();
+                self.tell_all(ticket, json, |reply_to| Report::Stored {
+                    function: Box::new(function.clone()),
+                    reply_to,
+                });
+            }
+            Err(error) => self.refuse(ticket, error.code(), error.to_string()),
+        }
+    }
+
+    fn remove(&mut self, ticket: Ticket, user: User, name: FunctionName) {
+        match self.store.remove(user, name) {
+            Ok(()) => self.tell_all(ticket, "{}".to_owned(), |reply_to| Report::Removed {
+                user,
+                name,
+                reply_to,
+            }),
+            Err(error) => self.refuse(ticket, error.code(), error.to_string()),
+        }
+    }
+
+    fn refuse(&self, ticket: Ticket, code: &'static str, message: String) {
+        let Ticket { shard, client, request } = ticket;
+        self.tell(shard, Report::Refused { client, request, code, message });
+    }
+
+    /// Tells every shard; the one that asked gets the client's answer too.
+    fn tell_all(&self, ticket: Ticket, json: String, report: impl Fn(Option<Reply>) -> Report) {
+        for (shard, inbox) in (0_u16..).zip(self.inboxes.iter()) {
+            let is_asker = shard == ticket.shard;
+            let reply_to = is_asker.then(|| Reply {
+                client: ticket.client,
+                request: ticket.request,
+                json: json.clone(),
+            });
+            inbox.post_blocking(Letter::Report(report(reply_to)));
+        }
+    }
+
+    fn tell(&self, shard: u16, report: Report) {
+        self.inboxes[usize::from(shard)].post_blocking(Letter::Report(report));
+    }
+}
+
+fn resolve_all(jobs: &Receiver<Job>, inboxes: &[Arc<Inbox<Letter>>]) {
+    for job in jobs {
+        if let Job::Resolve { shard, invoke, address } = job {
+            let found = resolve(&address);
+            let letter = Letter::Report(Report::Resolved { invoke, found });
+            inboxes[usize::from(shard)].post_blocking(letter);
+        }
+    }
+}
+
+fn resolve(address: &str) -> Result<SocketAddr, String> {
+    let mut found = address
+        .to_socket_addrs()
+        .map_err(|error| format!("{address} cannot be looked up: {error}"))?;
+    found.next().ok_or_else(|| format!("{address} has no IP address"))
+}

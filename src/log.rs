@@ -1,0 +1,384 @@
+//! Automatic delivery: what programs log reaches their user's logging service.
+//!
+//! ```text
+//!  link ─ record ─► InvokeLog ─► Spool (one per service) ─► delivery task ══ TCP | TLS ══► service
+//!                      ▲ account: produced = handed over + dropped + pending
+//! ```
+//! Off the invoke path: recording copies a line into the spool and nothing more. A delivery
+//! protocol is one file here: [`syslog`] is the format, [`tcp`] and [`tls`] its transports.
+//!
+//! Invariants: order is kept per service, hence per container; memory is bounded by the spool's
+//! limits; a record is delivered at least once or counted as dropped, and *handed over* is only
+//! said of records whose connection outlived them (see [`session`]). One [`Relay`] per shard;
+//! everything runs in its executor.
+
+mod account;
+mod backoff;
+mod delivery;
+mod session;
+mod spool;
+mod syslog;
+mod tcp;
+mod tls;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use abi::frame::log::Line;
+use futures_lite::future::or;
+
+pub use self::account::{Account, Reason};
+pub use self::tls::{Pem, Unusable};
+
+use self::account::Ledger;
+use self::delivery::{Delivery, Queue};
+use self::spool::Record;
+use self::syslog::Head;
+use crate::config;
+use crate::signal::Signal;
+
+/// Longest text of one syslog message. RFC 5425 section 4.3.1 wants receivers to take messages of
+/// 8192 bytes; the rest is room for the header.
+const TEXT_BYTES_MAX: usize = 8192 - 512;
+
+const MILLISECOND: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MILLISECOND;
+
+/// What delivery may use, per logging service. Times in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of records that wait.
+    pub spool_bytes: usize,
+    /// Records that wait.
+    pub spool_records: usize,
+    /// How long a record is kept for a service that cannot be reached.
+    pub age_nanos: u64,
+    /// The same once no VM of the service is left.
+    pub linger_nanos: u64,
+    /// How often a record, or a connection that is refused, is tried.
+    pub attempts_max: u32,
+    /// For a TCP connection, and again for its TLS handshake.
+    pub connect_nanos: u64,
+    /// For a service that does not read before its connection counts as broken.
+    pub stall_nanos: u64,
+    /// How long a new connection has to live after its first records for these to count as handed
+    /// over. A service that refuses a client certificate closes within a round trip.
+    pub first_confirm_nanos: u64,
+    /// The same for later records.
+    pub confirm_nanos: u64,
+    /// Without records, a connection is closed after this.
+    pub idle_nanos: u64,
+    /// First wait after a failure; it doubles each time.
+    pub backoff_first_nanos: u64,
+    /// Longest wait.
+    pub backoff_longest_nanos: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            spool_bytes: 8 << 20,
+            spool_records: 16_384,
+            age_nanos: 600 * SECOND,
+            linger_nanos: 30 * SECOND,
+            attempts_max: 8,
+            connect_nanos: 5 * SECOND,
+            stall_nanos: 10 * SECOND,
+            first_confirm_nanos: 500 * MILLISECOND,
+            confirm_nanos: 50 * MILLISECOND,
+            idle_nanos: 30 * SECOND,
+            backoff_first_nanos: 100 * MILLISECOND,
+            backoff_longest_nanos: 30 * SECOND,
+        }
+    }
+}
+
+impl From<&config::Log> for Limits {
+    fn from(log: &config::Log) -> Self {
+        Self {
+            spool_bytes: usize::try_from(log.spool_bytes_max).unwrap_or(usize::MAX),
+            spool_records: log.spool_records_max as usize,
+            linger_nanos: log.linger_seconds.saturating_mul(SECOND),
+            connect_nanos: log.connect_timeout_millis.saturating_mul(MILLISECOND),
+            backoff_first_nanos: log.retry_min_millis.saturating_mul(MILLISECOND),
+            backoff_longest_nanos: log.retry_max_millis.saturating_mul(MILLISECOND),
+            ..Self::default()
+        }
+    }
+}
+
+/// Which spool and connection to share: the keyed digest of user, logging service and credential.
+pub type ServiceKey = [u8; 32];
+
+/// Where records go and how.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    address: SocketAddr,
+    tls: Option<tls::Client>,
+}
+
+impl Destination {
+    /// Syslog over plain TCP.
+    #[must_use]
+    pub fn syslog_tcp(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
+
+    /// Syslog over TLS. The service's certificate has to be for `server_name`, or for the address
+    /// if that is empty.
+    ///
+    /// # Errors
+    /// [`Unusable`] when the credential's files do not make a TLS client.
+    pub fn syslog_tls(
+        address: SocketAddr,
+        server_name: &str,
+        pem: Pem<'_>,
+    ) -> Result<Self, Unusable> {
+        Ok(Self { address, tls: Some(tls::Client::new(address, server_name, pem)?) })
+    }
+}
+
+/// Delivery of one shard.
+#[derive(Clone)]
+pub struct Relay(Rc<Shared>);
+
+struct Shared {
+    limits: Limits,
+    clock: fn() -> u64,
+    seed: u64,
+    news: Rc<Signal>,
+    services: RefCell<HashMap<ServiceKey, Weak<Handle>>>,
+    /// Also those without a handle, until their spool is empty.
+    queues: RefCell<Vec<Weak<Queue>>>,
+    /// Raised when a spool runs empty.
+    emptied: Rc<Signal>,
+}
+
+impl Relay {
+    /// Delivery within `limits` for each service. `clock` gives monotonic nanoseconds, `seed`
+    /// spreads retries; `news` is raised whenever an invoke's records have all been settled.
+    #[must_use]
+    pub fn new(limits: Limits, clock: fn() -> u64, seed: u64, news: Rc<Signal>) -> Self {
+        Self(Rc::new(Shared {
+            limits,
+            clock,
+            seed,
+            news,
+            services: RefCell::default(),
+            queues: RefCell::default(),
+            emptied: Rc::default(),
+        }))
+    }
+
+    /// The service with this key; `destination` is asked if it is not known. Its connection is
+    /// made when there is something to deliver, and what is spooled when the last handle goes is
+    /// still delivered. A credential that cannot be used gives a service that drops everything
+    /// and says so. Must be called inside the shard's executor.
+    pub fn service(
+        &self,
+        key: ServiceKey,
+        destination: impl FnOnce() -> Result<Destination, Unusable>,
+    ) -> Result<Service, Unusable> {
+        let mut services = self.0.services.borrow_mut();
+        if let Some(handle) = services.get(&key).and_then(Weak::upgrade) {
+            return Ok(Service(Sink::Queue(handle)));
+        }
+        let destination = destination()?;
+        services.retain(|_, handle| handle.strong_count() > 0);
+        let (limits, clock) = (self.0.limits, self.0.clock);
+        let (news, emptied) = (Rc::clone(&self.0.news), Rc::clone(&self.0.emptied));
+        let queue = Rc::new(Queue::new(limits, clock, news, emptied));
+        let mut queues = self.0.queues.borrow_mut();
+        queues.retain(|queue| queue.strong_count() > 0);
+        queues.push(Rc::downgrade(&queue));
+        let seed = key.iter().fold(self.0.seed, |seed, byte| {
+            seed.rotate_left(8).wrapping_mul(31).wrapping_add(u64::from(*byte))
+        });
+        let delivery = Delivery::new(Rc::clone(&queue), destination, limits, seed);
+        glommio::spawn_local(delivery.run()).detach();
+        let handle = Rc::new(Handle(queue));
+        services.insert(key, Rc::downgrade(&handle));
+        Ok(Service(Sink::Queue(handle)))
+    }
+
+    /// Waits until everything is delivered or given up, at most `limit`; what is left then counts
+    /// as dropped and no delivery happens any more.
+    pub async fn drain(&self, limit: Duration) {
+        let all_empty = async {
+            while self.queues().iter().any(|queue| !queue.is_empty()) {
+                self.0.emptied.wait().await;
+            }
+        };
+        or(all_empty, glommio::timer::sleep(limit)).await;
+        self.queues().iter().for_each(|queue| queue.stop());
+    }
+
+    fn queues(&self) -> Vec<Rc<Queue>> {
+        self.0.queues.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// The right to send records to one service; kept with each VM that is assigned to it.
+#[derive(Clone)]
+pub struct Service(Sink);
+
+#[derive(Clone)]
+enum Sink {
+    Queue(Rc<Handle>),
+    Nowhere,
+    Unusable(Rc<Unusable>),
+}
+
+/// The last one to go tells the delivery task that no more records come.
+struct Handle(Rc<Queue>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+impl Service {
+    /// No logging service: records are counted as produced and go nowhere.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Sink::Nowhere)
+    }
+
+    /// A service whose credential cannot be used: every record is counted as dropped.
+    #[must_use]
+    pub fn unusable(fault: Unusable) -> Self {
+        Self(Sink::Unusable(Rc::new(fault)))
+    }
+
+    /// The log of one invoke.
+    #[must_use]
+    pub fn begin(&self, origin: Origin<'_>) -> InvokeLog {
+        let news = match &self.0 {
+            Sink::Queue(handle) => Rc::clone(&handle.0.news),
+            Sink::Nowhere | Sink::Unusable(_) => Rc::default(),
+        };
+        InvokeLog {
+            sink: self.0.clone(),
+            head: Head::new(origin),
+            ledger: Rc::new(Ledger::new(news)),
+            partial: RefCell::default(),
+        }
+    }
+
+    /// What went wrong last, for a person; empty if nothing did since the last success.
+    #[must_use]
+    pub fn trouble(&self) -> String {
+        match &self.0 {
+            Sink::Queue(handle) => handle.0.trouble(),
+            Sink::Nowhere => String::new(),
+            Sink::Unusable(fault) => fault.to_string(),
+        }
+    }
+}
+
+/// Whose records they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The user.
+    pub user: &'a str,
+    /// The function.
+    pub function: &'a str,
+    /// The VM's number.
+    pub vm: u64,
+    /// The invoke's number.
+    pub invoke: u64,
+}
+
+/// The log of one invoke and its account.
+pub struct InvokeLog {
+    sink: Sink,
+    head: Head,
+    ledger: Rc<Ledger>,
+    partial: RefCell<Partial>,
+}
+
+/// A line that came in several records, up to now.
+#[derive(Default)]
+struct Partial {
+    text: Vec<u8>,
+    parts: u64,
+    realtime_nanos: u64,
+    sequence: u64,
+}
+
+impl InvokeLog {
+    /// Takes one record of the guest; with `has_more` its line goes on in the next one. Lines are
+    /// put together again up to what a receiver has to take.
+    pub fn record(&self, line: &Line<'_>, has_more: bool) {
+        let mut partial = self.partial.borrow_mut();
+        if partial.text.len() + line.text.len() > TEXT_BYTES_MAX {
+            self.spool(&mut partial, true);
+        }
+        if partial.parts == 0 {
+            (partial.realtime_nanos, partial.sequence) = (line.realtime_nanos, line.sequence);
+        }
+        partial.parts += 1;
+        partial.text.extend_from_slice(line.text);
+        if !has_more {
+            self.spool(&mut partial, false);
+        }
+    }
+
+    /// The invoke is over: a line without its end is a line too.
+    pub fn finish(&self) {
+        self.spool(&mut self.partial.borrow_mut(), false);
+    }
+
+    /// What has become of the records so far.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        let mut account = self.ledger.account();
+        let parts = self.partial.borrow().parts;
+        account.produced += parts;
+        if !matches!(self.sink, Sink::Nowhere) {
+            account.pending += parts;
+        }
+        account
+    }
+
+    /// Whether nothing is pending any more.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.ledger.is_settled() && self.partial.borrow().parts == 0
+    }
+
+    fn spool(&self, partial: &mut Partial, has_more: bool) {
+        let Partial { text, parts, realtime_nanos, sequence } = std::mem::take(partial);
+        if parts == 0 {
+            return;
+        }
+        match &self.sink {
+            Sink::Nowhere => self.ledger.produce(parts),
+            Sink::Unusable(_) => {
+                self.ledger.wait(parts);
+                self.ledger.give_up(parts, Reason::Unusable);
+            }
+            Sink::Queue(handle) => handle.0.push(Record {
+                head: self.head.clone(),
+                ledger: Rc::clone(&self.ledger),
+                realtime_nanos,
+                sequence,
+                has_more,
+                text,
+                parts,
+                spooled_nanos: (handle.0.clock)(),
+                attempts: 0,
+            }),
+        }
+    }
+}
+
+impl Drop for InvokeLog {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

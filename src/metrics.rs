@@ -1,0 +1,331 @@
+//! What a shard counts and times; its own, never shared. A [`Snapshot`] is a copy that travels,
+//! merges with those of other shards and becomes JSON.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use crate::invoke::{Nanos, Status, Timings, status_name};
+
+/// Longest time told apart, nanoseconds: beyond the longest timeout.
+const NANOS_MAX: u64 = 1_000_000_000_000;
+/// Digits kept of a time: 1 % is enough for an operator, and 40 KiB per histogram.
+const DIGITS: u8 = 2;
+
+/// Stages of an invoke, and the whole of it, each with a histogram.
+pub const STAGES: [&str; 8] =
+    ["accept", "route", "acquire", "load", "run", "reply", "total", "restore"];
+const TOTAL: usize = 6;
+const RESTORE: usize = 7;
+
+/// One shard's counters and histograms.
+#[derive(Clone, Debug)]
+pub struct ShardMetrics {
+    /// VMs booted from the kernel image: once per snapshot.
+    pub boots: u64,
+    /// VMs restored from a snapshot.
+    pub restores: u64,
+    /// Starts of VMs that failed.
+    pub restores_failed: u64,
+    /// VMs told to end or found ended.
+    pub vms_gone: u64,
+    /// VMs ended because their guest broke a rule.
+    pub guest_faults: u64,
+    /// Returns of `KVM_RUN` to a VMM, for any reason.
+    pub vm_exits: u64,
+    /// VMs given to a user.
+    pub assigns: u64,
+    /// Containers made.
+    pub acquires: u64,
+    /// Packages loaded into VMs.
+    pub loads: u64,
+    /// Invokes that came in.
+    pub invokes: u64,
+    /// Invokes sent to another shard.
+    pub forwarded: u64,
+    /// Log records taken from VMs.
+    pub log_records: u64,
+    /// Log records given up.
+    pub log_dropped: u64,
+    /// Times the shard slept.
+    pub sleeps: u64,
+    /// Doorbells rung for guests.
+    pub doorbells: u64,
+    outcomes: BTreeMap<&'static str, u64>,
+    refusals: BTreeMap<&'static str, u64>,
+    missing_calls: BTreeMap<u32, u64>,
+    stages: Vec<Histogram<u64>>,
+}
+
+/// A copy of one or more shards' metrics.
+#[derive(Clone, Debug)]
+pub struct Snapshot(ShardMetrics);
+
+/// How long something took, nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "percentiles by name")]
+pub struct Latency {
+    pub count: u64,
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub p99_9: u64,
+    pub p99_99: u64,
+    pub max: u64,
+}
+
+/// A snapshot for people and machines.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Invokes that ended in a VM, by how.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Invokes that did not, by error code.
+    pub refusals: BTreeMap<String, u64>,
+    /// System calls programs made and the guest kernel does not have, by number.
+    pub missing_calls: BTreeMap<u32, u64>,
+    /// Time per stage, nanoseconds.
+    pub latency_nanos: BTreeMap<String, Latency>,
+}
+
+impl Default for ShardMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ShardMetrics {
+    /// All zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            boots: 0,
+            restores: 0,
+            restores_failed: 0,
+            vms_gone: 0,
+            guest_faults: 0,
+            vm_exits: 0,
+            assigns: 0,
+            acquires: 0,
+            loads: 0,
+            invokes: 0,
+            forwarded: 0,
+            log_records: 0,
+            log_dropped: 0,
+            sleeps: 0,
+            doorbells: 0,
+            outcomes: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            missing_calls: BTreeMap::new(),
+            stages: STAGES.iter().map(|_| histogram()).collect(),
+        }
+    }
+
+    /// A VM was restored.
+    pub fn restored(&mut self, nanos: Nanos) {
+        self.restores += 1;
+        self.stages[RESTORE].saturating_record(nanos);
+    }
+
+    /// An invoke ended in a VM, this long after it arrived.
+    pub fn finished(&mut self, status: Status, total_nanos: Nanos) {
+        *self.outcomes.entry(status_name(status)).or_default() += 1;
+        self.stages[TOTAL].saturating_record(total_nanos);
+    }
+
+    /// Where the time of an invoke went.
+    pub fn staged(&mut self, timings: &Timings) {
+        let stages = [
+            timings.accept_nanos,
+            timings.route_nanos,
+            timings.acquire_nanos,
+            timings.load_nanos,
+            timings.run_nanos,
+            timings.reply_nanos,
+        ];
+        for (histogram, nanos) in self.stages.iter_mut().zip(stages) {
+            histogram.saturating_record(nanos);
+        }
+    }
+
+    /// An invoke had no outcome, this long after it arrived; `code` is of its [`crate::invoke::InvokeError`].
+    pub fn refused(&mut self, code: &'static str, _total_nanos: Nanos) {
+        *self.refusals.entry(code).or_default() += 1;
+    }
+
+    /// A program made a system call the guest kernel does not have. Numbers come from the guest:
+    /// no more different ones are counted than there are system calls.
+    pub fn missing_call(&mut self, number: u32) {
+        const NUMBERS_MAX: usize = 512;
+        if let Some(count) = self.missing_calls.get_mut(&number) {
+            *count += 1;
+        } else if self.missing_calls.len() < NUMBERS_MAX {
+            self.missing_calls.insert(number, 1);
+        }
+    }
+
+    /// A copy that can leave the shard.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.clone())
+    }
+
+    fn counters(&self) -> [(&'static str, u64); 15] {
+        [
+            ("boots", self.boots),
+            ("restores", self.restores),
+            ("restores_failed", self.restores_failed),
+            ("vms_gone", self.vms_gone),
+            ("guest_faults", self.guest_faults),
+            ("vm_exits", self.vm_exits),
+            ("assigns", self.assigns),
+            ("acquires", self.acquires),
+            ("loads", self.loads),
+            ("invokes", self.invokes),
+            ("forwarded", self.forwarded),
+            ("log_records", self.log_records),
+            ("log_dropped", self.log_dropped),
+            ("sleeps", self.sleeps),
+            ("doorbells", self.doorbells),
+        ]
+    }
+
+    fn counters_mut(&mut self) -> [&mut u64; 15] {
+        [
+            &mut self.boots,
+            &mut self.restores,
+            &mut self.restores_failed,
+            &mut self.vms_gone,
+            &mut self.guest_faults,
+            &mut self.vm_exits,
+            &mut self.assigns,
+            &mut self.acquires,
+            &mut self.loads,
+            &mut self.invokes,
+            &mut self.forwarded,
+            &mut self.log_records,
+            &mut self.log_dropped,
+            &mut self.sleeps,
+            &mut self.doorbells,
+        ]
+    }
+}
+
+impl Snapshot {
+    /// Adds another shard's numbers.
+    pub fn merge(&mut self, other: &Self) {
+        let (own, other) = (&mut self.0, &other.0);
+        for (counter, (_, count)) in own.counters_mut().into_iter().zip(other.counters()) {
+            *counter += count;
+        }
+        for (code, count) in &other.outcomes {
+            *own.outcomes.entry(code).or_default() += count;
+        }
+        for (code, count) in &other.refusals {
+            *own.refusals.entry(code).or_default() += count;
+        }
+        for (number, count) in &other.missing_calls {
+            *own.missing_calls.entry(*number).or_default() += count;
+        }
+        for (histogram, other) in own.stages.iter_mut().zip(&other.stages) {
+            let added = histogram.add(other);
+            assert!(added.is_ok(), "all histograms have the same bounds");
+        }
+    }
+
+    /// The numbers by name.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let named = |counts: &BTreeMap<&'static str, u64>| {
+            counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        };
+        let stages = STAGES.iter().zip(&self.0.stages);
+        Report {
+            counters: self.0.counters().map(|(name, count)| (name.to_owned(), count)).into(),
+            outcomes: named(&self.0.outcomes),
+            refusals: named(&self.0.refusals),
+            missing_calls: self.0.missing_calls.clone(),
+            latency_nanos: stages
+                .map(|(stage, histogram)| ((*stage).to_owned(), Latency::of(histogram)))
+                .collect(),
+        }
+    }
+}
+
+impl Latency {
+    /// What a histogram of nanoseconds says.
+    #[must_use]
+    pub fn of(histogram: &Histogram<u64>) -> Self {
+        Self {
+            count: histogram.len(),
+            p50: histogram.value_at_quantile(0.5),
+            p90: histogram.value_at_quantile(0.9),
+            p99: histogram.value_at_quantile(0.99),
+            p99_9: histogram.value_at_quantile(0.999),
+            p99_99: histogram.value_at_quantile(0.9999),
+            max: histogram.max(),
+        }
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    match Histogram::new_with_bounds(1, NANOS_MAX, DIGITS) {
+        Ok(histogram) => histogram,
+        Err(error) => unreachable!("bounds are constants: {error:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_merge_and_become_json() {
+        let mut one = ShardMetrics::new();
+        let mut two = ShardMetrics::new();
+        one.restored(5_000_000);
+        two.restored(7_000_000);
+        two.vm_exits = 3;
+        for _ in 0..99 {
+            one.finished(Status::Exited, 100_000);
+        }
+        two.finished(Status::Signalled, 900_000);
+        two.refused("busy", 10);
+        two.missing_call(999);
+        two.staged(&Timings { run_nanos: 50_000, ..Timings::default() });
+        let mut whole = one.snapshot();
+        whole.merge(&two.snapshot());
+        let report = whole.report();
+        assert_eq!(report.counters["restores"], 2);
+        assert_eq!(report.counters["vm_exits"], 3);
+        assert_eq!(report.outcomes["exited"], 99);
+        assert_eq!(report.outcomes["signalled"], 1);
+        assert_eq!(report.refusals["busy"], 1);
+        assert_eq!(report.missing_calls[&999], 1);
+        let total = report.latency_nanos["total"];
+        assert_eq!(total.count, 100);
+        assert!((99_000..=101_000).contains(&total.p50), "{total:?}");
+        assert!((890_000..=910_000).contains(&total.max), "{total:?}");
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    }
+
+    #[test]
+    fn a_hostile_guest_cannot_fill_memory_with_numbers() {
+        let mut metrics = ShardMetrics::new();
+        (0..100_000).for_each(|number| metrics.missing_call(number));
+        metrics.missing_call(0);
+        let report = metrics.snapshot().report();
+        assert_eq!(report.missing_calls.len(), 512);
+        assert_eq!(report.missing_calls[&0], 2);
+    }
+
+    #[test]
+    fn a_time_beyond_all_bounds_is_kept_as_the_largest() {
+        let mut metrics = ShardMetrics::new();
+        metrics.finished(Status::Exited, u64::MAX);
+        assert!(metrics.snapshot().report().latency_nanos["total"].max >= NANOS_MAX);
+    }
+}

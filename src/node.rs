@@ -1,0 +1,246 @@
+//! A node: one shard per core, their keepers, one librarian. This is what programs embed.
+//!
+//! ```no_run
+//! use pilotlight::{Config, Node};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let node = Node::start(Config::default())?;
+//! let mut client = node.client()?;
+//! println!("{}", client.status()?);
+//! node.stop();
+//! # Ok(())
+//! # }
+//! ```
+//! There is one way into a node: a connection. [`Node::client`] makes one inside the process, and
+//! [`Node::listen`] lets other processes make theirs; both speak the same protocol.
+
+use std::fmt;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use abi::layout::Flavour;
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+
+use crate::cell::{Nursery, NurserySettings};
+use crate::client::{Client, ClientError};
+use crate::config::Config;
+use crate::credential::NodeKey;
+use crate::inbox::Inbox;
+use crate::keeper::Keeper;
+use crate::librarian::{Library, Librarian};
+use crate::pool::Pool;
+use crate::pool::index::Index;
+use crate::root_image::RootImage;
+use crate::shard::{Letter, NodeFacts, Setting, Shard, greet};
+
+/// Letters that may wait for one shard.
+const LETTERS_MAX: usize = 4096;
+/// How often a polling shard lets its other tasks run: bounds what polling costs log delivery and
+/// connections, at a few system calls each time.
+const PREEMPT_INTERVAL: Duration = Duration::from_micros(250);
+/// Memory the runtime registers with io_uring for file I/O, which a shard hardly does.
+const IO_MEMORY_BYTES: usize = 512 * 1024;
+/// Memory the runtime must be allowed to lock for its rings.
+const RING_DEPTH: usize = 128;
+
+/// Why a node does not start or listen; the text says what to do.
+#[derive(Debug)]
+pub struct NodeError(String);
+
+impl fmt::Display for NodeError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NodeError {}
+
+/// A running node. Dropping it kills what runs; [`Node::stop`] lets it finish.
+pub struct Node {
+    inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    threads: Vec<ExecutorJoinHandle<io::Result<()>>>,
+    socket: Option<PathBuf>,
+    flavour: Flavour,
+    warning: Option<String>,
+}
+
+impl Node {
+    /// Boots the guest, captures the base snapshot and starts the shards.
+    ///
+    /// # Errors
+    /// [`NodeError`] when the configuration does not fit together or the host lacks something.
+    pub fn start(config: Config) -> Result<Self, NodeError> {
+        config.check().map_err(|error| NodeError(error.to_string()))?;
+        let cores = config
+            .core_split(&available_cores()?)
+            .map_err(|error| NodeError(error.to_string()))?;
+        let library = Library::open(&config).map_err(NodeError)?;
+        let functions = library.functions().map_err(NodeError)?;
+        let root_image = RootImage::load(config.paths.root_image.as_deref())
+            .map_err(|error| NodeError(format!("the root image cannot be read: {error}")))?;
+        let nursery = Nursery::boot(NurserySettings {
+            ram_bytes: config.ram_bytes(),
+            guest_cores: cores.guests.clone(),
+            user: vmm_user(),
+            root_image: root_image.archive,
+            vmm: config.paths.vmm.clone(),
+            kernel: config.paths.kernel.clone(),
+        })
+        .map_err(NodeError)?;
+        let flavour = nursery.flavour();
+        let broken = |error: io::Error| NodeError(format!("the node cannot start: {error}"));
+        let shards = u16::try_from(cores.shards.len()).unwrap_or(u16::MAX);
+        let inboxes: io::Result<Vec<_>> =
+            (0..shards).map(|_| Inbox::new(LETTERS_MAX).map(Arc::new)).collect();
+        let inboxes: Arc<[_]> = inboxes.map_err(broken)?.into();
+        let facts = Arc::new(NodeFacts::new(&nursery, &cores));
+        let node_key = Arc::new(NodeKey::random().map_err(broken)?);
+        let librarian =
+            Arc::new(Librarian::start(library, Arc::clone(&inboxes)).map_err(broken)?);
+        let limits = config.pool_limits(u32::from(shards), nursery.window_start());
+        let (config, nursery) = (Arc::new(config), Arc::new(nursery));
+        let index = Arc::new(Index::new(usize::from(shards)));
+        let mut node =
+            Self { inboxes, threads: Vec::new(), socket: None, flavour, warning: root_image.warning };
+        for (shard, core) in (0..shards).zip(&cores.shards) {
+            let inbox = Arc::clone(&node.inboxes[usize::from(shard)]);
+            let doorbell = inbox.doorbell().duplicate().map_err(broken)?.into();
+            let tell = move |news| inbox.post_blocking(Letter::News(news));
+            let setting = Setting {
+                config: Arc::clone(&config),
+                node_key: Arc::clone(&node_key),
+                inboxes: Arc::clone(&node.inboxes),
+                keeper: Keeper::start(Arc::clone(&nursery), doorbell, tell).map_err(broken)?,
+                librarian: Arc::clone(&librarian),
+                publisher: Index::publisher(&index, shard),
+                pool: Pool::new(limits, shard, shards),
+                functions: functions.clone(),
+                shard,
+                first_invoke: first_invoke(shard).map_err(broken)?,
+                facts: Arc::clone(&facts),
+            };
+            node.threads.push(spawn(setting, *core)?);
+        }
+        Ok(node)
+    }
+
+    /// Lets other processes of this machine connect at `socket`.
+    ///
+    /// # Errors
+    /// [`NodeError`] when a node listens there already, or the path cannot be made.
+    pub fn listen(&mut self, socket: &Path) -> Result<(), NodeError> {
+        let failed = |what: &dyn fmt::Display| {
+            NodeError(format!("cannot listen at {}: {what}", socket.display()))
+        };
+        if UnixStream::connect(socket).is_ok() {
+            return Err(failed(&"a node listens there already; stop it, or use another --socket"));
+        }
+        if let Some(folder) = socket.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+        }
+        match std::fs::remove_file(socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&error)),
+            // What was there was left behind by a node that is gone: nobody answered.
+            Err(_) | Ok(()) => {}
+        }
+        let (answer, answered) = mpsc::channel();
+        self.inboxes[0].post_blocking(Letter::Listen(socket.to_owned(), answer));
+        let listening = answered.recv().map_err(|error| failed(&error))?;
+        listening.map_err(|error| failed(&error))?;
+        self.socket = Some(socket.to_owned());
+        Ok(())
+    }
+
+    /// A client of this node that acts for every user, without a socket in the file system.
+    ///
+    /// # Errors
+    /// The process is out of descriptors, or the node is stopping.
+    pub fn client(&self) -> Result<Client, ClientError> {
+        let (ours, theirs) = UnixStream::pair().map_err(ClientError::Lost)?;
+        let connection = greet(&theirs).map_err(ClientError::Lost)?;
+        self.inboxes[0].post_blocking(Letter::Client(theirs, Box::new(connection)));
+        Client::over(ours)
+    }
+
+    /// Which kind of KVM this host has, and so which isolation programs get.
+    #[must_use]
+    pub fn flavour(&self) -> Flavour {
+        self.flavour
+    }
+
+    /// What an operator should know, if anything.
+    #[must_use]
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    /// Takes no more invokes, finishes those that run, delivers their logs, ends every VM.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        for inbox in self.inboxes.iter() {
+            inbox.post_blocking(Letter::Stop);
+        }
+        for thread in self.threads.drain(..) {
+            if let Err(error) = thread.join() {
+                eprintln!("pilotlight: a shard ended badly: {error}");
+            }
+        }
+        if let Some(socket) = self.socket.take() {
+            drop(std::fs::remove_file(socket));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.end();
+        }
+    }
+}
+
+fn spawn(
+    setting: Setting,
+    core: u32,
+) -> Result<ExecutorJoinHandle<io::Result<()>>, NodeError> {
+    LocalExecutorBuilder::new(Placement::Fixed(core as usize))
+        .name(&format!("shard-{}", setting.shard))
+        .preempt_timer(PREEMPT_INTERVAL)
+        .io_memory(IO_MEMORY_BYTES)
+        .ring_depth(RING_DEPTH)
+        .spawn(move || async move { Shard::new(setting).run().await })
+        .map_err(|error| {
+            NodeError(format!(
+                "a shard cannot start on core {core}: {error}; it needs io_uring and 512 KiB of \
+                 lockable memory (`pilotlight doctor` says which is missing)"
+            ))
+        })
+}
+
+/// Invoke numbers start anywhere, so that those of two runs of a node differ, and each shard has
+/// its own.
+fn first_invoke(shard: u16) -> io::Result<u64> {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from(u32::from_le_bytes(bytes) >> 1) << 32 | u64::from(shard) << 26 | 1)
+}
+
+/// User id the VMM processes become: nobody's when the node is root, else the node's own.
+fn vmm_user() -> u32 {
+    const NOBODY: u32 = 65_534;
+    if rustix::process::geteuid().is_root() { NOBODY } else { 0 }
+}
+
+/// The cores this process may use.
+fn available_cores() -> Result<Vec<u32>, NodeError> {
+    let set = rustix::thread::sched_getaffinity(None)
+        .map_err(|error| NodeError(format!("the host does not say which cores there are: {error}")))?;
+    let cores = 0..u32::try_from(rustix::thread::CpuSet::MAX_CPU).unwrap_or(0);
+    Ok(cores.filter(|core| set.is_set(*core as usize)).collect())
+}

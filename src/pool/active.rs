@@ -1,0 +1,361 @@
+//! The active pool: VMs that are somebody's, idle or at work.
+//!
+//! VMs of one key form a chain through the slots, so that the way of a warm invoke is one look-up
+//! by key and a short walk, without allocation.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use crate::config::PoolLimits;
+use crate::credential::ActiveKey;
+use crate::invoke::{Nanos, User, VmId};
+
+use super::Hashing;
+use super::alarm::Alarm;
+use super::event::{Effect, FunctionFacts, KeyState};
+use super::interior::{Fit, Interior};
+use super::vm::{Assigned, Finished, Invoking, Vm};
+
+/// VMs that are somebody's.
+#[derive(Debug)]
+pub(super) struct Active {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    by_vm: HashMap<VmId, usize, Hashing>,
+    by_key: HashMap<ActiveKey, Chain, Hashing>,
+    /// Keys whose published state may be wrong.
+    dirty: Vec<ActiveKey>,
+    idle_alarm: Alarm,
+    load_alarm: Alarm,
+    idle_expiry_nanos: Nanos,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    lodger: Option<Lodger>,
+    next: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Chain {
+    head: usize,
+    published: KeyState,
+}
+
+/// A VM in a slot.
+#[derive(Debug)]
+pub(super) enum Lodger {
+    Idle(Vm<Assigned>),
+    Busy(Vm<Invoking>),
+}
+
+impl Lodger {
+    pub(super) fn id(&self) -> VmId {
+        match self {
+            Self::Idle(vm) => vm.id(),
+            Self::Busy(vm) => vm.id(),
+        }
+    }
+
+    pub(super) fn key(&self) -> ActiveKey {
+        match self {
+            Self::Idle(vm) => vm.key(),
+            Self::Busy(vm) => vm.key(),
+        }
+    }
+
+    pub(super) fn running(&self) -> u32 {
+        match self {
+            Self::Idle(_) => 0,
+            Self::Busy(vm) => vm.running(),
+        }
+    }
+
+    pub(super) fn interior(&self) -> &Interior {
+        match self {
+            Self::Idle(vm) => vm.interior(),
+            Self::Busy(vm) => vm.interior(),
+        }
+    }
+
+    fn interior_mut(&mut self) -> &mut Interior {
+        match self {
+            Self::Idle(vm) => vm.interior_mut(),
+            Self::Busy(vm) => vm.interior_mut(),
+        }
+    }
+
+    /// Since when it is idle, if it is.
+    fn idle_since(&self) -> Option<Nanos> {
+        match self {
+            Self::Idle(vm) => Some(vm.idle_since_nanos()),
+            Self::Busy(_) => None,
+        }
+    }
+}
+
+impl Active {
+    pub(super) fn new(limits: &PoolLimits) -> Self {
+        let slots = usize::try_from(limits.vms_max).unwrap_or(0);
+        Self {
+            slots: (0..slots).map(|_| Slot::default()).collect(),
+            free: (0..slots).rev().collect(),
+            // Twice the room: a table more than half full would grow instead of tidying up.
+            by_vm: HashMap::with_capacity_and_hasher(2 * slots, Hashing::default()),
+            by_key: HashMap::with_capacity_and_hasher(2 * slots, Hashing::default()),
+            dirty: Vec::with_capacity(slots),
+            idle_alarm: Alarm::never(),
+            load_alarm: Alarm::never(),
+            idle_expiry_nanos: limits.idle_expiry_nanos,
+        }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.by_vm.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn next_wake(&self) -> Option<Nanos> {
+        let next = [self.idle_alarm.next(), self.load_alarm.next()];
+        next.into_iter().flatten().min()
+    }
+
+    pub(super) fn lodgers(&self) -> impl Iterator<Item = &Lodger> {
+        self.slots.iter().filter_map(|slot| slot.lodger.as_ref())
+    }
+
+    fn chain(&self, key: &ActiveKey) -> impl Iterator<Item = (usize, &Lodger)> {
+        let mut at = self.by_key.get(key).map(|chain| chain.head);
+        std::iter::from_fn(move || {
+            let place = at?;
+            let slot = &self.slots[place];
+            at = slot.next;
+            Some((place, slot.lodger.as_ref()?))
+        })
+    }
+
+    /// The VM of this key that suits an invoke best: one with a resident container, else one with
+    /// the package, else the one with the fewest invokes.
+    pub(super) fn choose(&self, key: &ActiveKey, facts: &FunctionFacts) -> Option<VmId> {
+        let mut best: Option<(Fit, Reverse<u32>, VmId)> = None;
+        for (_, lodger) in self.chain(key) {
+            let Some(fit) = lodger.interior().fit(facts) else {
+                continue;
+            };
+            if fit == Fit::Resident {
+                return Some(lodger.id());
+            }
+            let candidate = (fit, Reverse(lodger.running()), lodger.id());
+            if best.is_none_or(|best| (candidate.0, candidate.1) > (best.0, best.1)) {
+                best = Some(candidate);
+            }
+        }
+        best.map(|(_, _, vm)| vm)
+    }
+
+    /// VMs of a user.
+    pub(super) fn count_of(&self, user: &User) -> u32 {
+        let of_user = self.lodgers().filter(|lodger| lodger.key().user == *user);
+        u32::try_from(of_user.count()).unwrap_or(u32::MAX)
+    }
+
+    /// The VM idle for longest, of this user if one is given.
+    pub(super) fn oldest_idle(&self, user: Option<&User>) -> Option<VmId> {
+        let of_user =
+            self.lodgers().filter(|lodger| user.is_none_or(|user| lodger.key().user == *user));
+        let idle = of_user.filter_map(|lodger| Some((lodger.idle_since()?, lodger.id())));
+        idle.min().map(|(_, vm)| vm)
+    }
+
+    /// A VM moves in. The pool never has more VMs than there are slots.
+    pub(super) fn add(&mut self, vm: Vm<Assigned>) {
+        let Some(place) = self.free.pop() else {
+            unreachable!("there are as many slots as VMs");
+        };
+        let (id, key) = (vm.id(), vm.key());
+        self.idle_alarm.at_latest(vm.idle_since_nanos().saturating_add(self.idle_expiry_nanos));
+        let absent = Chain { head: place, published: KeyState::Absent };
+        let next = match self.by_key.entry(key) {
+            std::collections::hash_map::Entry::Occupied(mut chain) => {
+                Some(std::mem::replace(&mut chain.get_mut().head, place))
+            }
+            std::collections::hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(absent);
+                None
+            }
+        };
+        self.slots[place] = Slot { lodger: Some(Lodger::Idle(vm)), next };
+        self.by_vm.insert(id, place);
+        self.touch(key);
+    }
+
+    /// A VM moves out.
+    pub(super) fn remove(&mut self, vm: VmId) -> Option<Lodger> {
+        let place = self.by_vm.remove(&vm)?;
+        let Slot { lodger, next } = std::mem::take(&mut self.slots[place]);
+        let lodger = lodger?;
+        let key = lodger.key();
+        self.free.push(place);
+        self.unlink(&key, place, next);
+        self.touch(key);
+        Some(lodger)
+    }
+
+    fn unlink(&mut self, key: &ActiveKey, place: usize, next: Option<usize>) {
+        let Some(chain) = self.by_key.get_mut(key) else {
+            return;
+        };
+        if chain.head == place {
+            match next {
+                Some(next) => chain.head = next,
+                None => {
+                    self.by_key.remove(key);
+                }
+            }
+            return;
+        }
+        let mut at = Some(chain.head);
+        while let Some(before) = at {
+            at = self.slots[before].next;
+            if at == Some(place) {
+                self.slots[before].next = next;
+                return;
+            }
+        }
+    }
+
+    pub(super) fn get(&self, vm: VmId) -> Option<&Lodger> {
+        self.slots[*self.by_vm.get(&vm)?].lodger.as_ref()
+    }
+
+    /// The containers and packages of a VM.
+    pub(super) fn interior_mut(&mut self, vm: VmId) -> Option<&mut Interior> {
+        let place = *self.by_vm.get(&vm)?;
+        let key = self.slots[place].lodger.as_ref()?.key();
+        self.touch(key);
+        self.slots[place].lodger.as_mut().map(Lodger::interior_mut)
+    }
+
+    /// An invoke entered a VM.
+    pub(super) fn begin(&mut self, vm: VmId) {
+        self.change(vm, |lodger| match lodger {
+            Lodger::Idle(vm) => Lodger::Busy(vm.begin()),
+            Lodger::Busy(vm) => Lodger::Busy(vm.begin()),
+        });
+    }
+
+    /// An invoke left a VM. Whether that was the last one in it.
+    pub(super) fn finish(&mut self, vm: VmId, now: Nanos) -> bool {
+        self.change(vm, |lodger| match lodger {
+            Lodger::Busy(vm) => match vm.finish(now) {
+                Finished::Idle(vm) => Lodger::Idle(vm),
+                Finished::Busy(vm) => Lodger::Busy(vm),
+            },
+            Lodger::Idle(_) => unreachable!("an idle VM has no invoke that could end"),
+        });
+        let is_idle = matches!(self.get(vm), Some(Lodger::Idle(_)));
+        if is_idle {
+            self.idle_alarm.at_latest(now.saturating_add(self.idle_expiry_nanos));
+        }
+        is_idle
+    }
+
+    fn change(&mut self, vm: VmId, change: impl FnOnce(Lodger) -> Lodger) {
+        let Some(place) = self.by_vm.get(&vm).copied() else {
+            return;
+        };
+        let lodger = self.slots[place].lodger.take();
+        self.slots[place].lodger = lodger.map(change);
+    }
+
+    /// A load is on its way.
+    pub(super) fn expect_load(&mut self, give_up_nanos: Nanos) {
+        self.load_alarm.at_latest(give_up_nanos);
+    }
+
+    /// A VM in which a load takes too long. Asked again until there is none.
+    pub(super) fn load_overdue(&mut self, now: Nanos) -> Option<VmId> {
+        if !self.load_alarm.take_due(now) {
+            return None;
+        }
+        let mut overdue = None;
+        for place in 0..self.slots.len() {
+            let Some(lodger) = &self.slots[place].lodger else {
+                continue;
+            };
+            let Some(give_up_nanos) = lodger.interior().load_give_up_nanos() else {
+                continue;
+            };
+            self.load_alarm.at_latest(give_up_nanos);
+            if give_up_nanos <= now {
+                overdue = overdue.or(Some(lodger.id()));
+            }
+        }
+        overdue
+    }
+
+    /// A VM that was idle for too long. Asked again until there is none.
+    pub(super) fn idle_expired(&mut self, now: Nanos) -> Option<VmId> {
+        if !self.idle_alarm.take_due(now) {
+            return None;
+        }
+        let mut expired = None;
+        for place in 0..self.slots.len() {
+            let Some(lodger) = &self.slots[place].lodger else {
+                continue;
+            };
+            let Some(since) = lodger.idle_since() else {
+                continue;
+            };
+            let expiry = since.saturating_add(self.idle_expiry_nanos);
+            self.idle_alarm.at_latest(expiry);
+            if expiry <= now {
+                expired = expired.or(Some(lodger.id()));
+            }
+        }
+        expired
+    }
+
+    fn touch(&mut self, key: ActiveKey) {
+        if !self.dirty.contains(&key) {
+            self.dirty.push(key);
+        }
+    }
+
+    /// What this shard has for a key.
+    pub(super) fn state_of(&self, key: &ActiveKey) -> KeyState {
+        let mut state = KeyState::Absent;
+        for (_, lodger) in self.chain(key) {
+            if lodger.interior().has_room() {
+                return KeyState::Room;
+            }
+            state = KeyState::Full;
+        }
+        state
+    }
+
+    /// Tells the other shards what changed for them.
+    pub(super) fn publish(&mut self, effects: &mut Vec<Effect>) {
+        while let Some(key) = self.dirty.pop() {
+            let state = self.state_of(&key);
+            let before = match self.by_key.get_mut(&key) {
+                Some(chain) => Some(std::mem::replace(&mut chain.published, state)),
+                None => None,
+            };
+            if before != Some(state) {
+                effects.push(Effect::PublishKey { fingerprint: key.fingerprint(), state });
+            }
+        }
+    }
+
+    /// Breaks no rule: for simulations.
+    pub(super) fn check(&self) {
+        assert_eq!(self.by_vm.len() + self.free.len(), self.slots.len(), "slots add up");
+        for lodger in self.lodgers() {
+            assert!(self.chain(&lodger.key()).any(|(_, other)| other.id() == lodger.id()));
+            let containers = lodger.interior().containers().iter();
+            let taken = containers.filter(|container| container.invoke().is_some()).count();
+            assert_eq!(u32::try_from(taken), Ok(lodger.running()), "containers and invokes agree");
+            lodger.interior().check();
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! One core's loop: collect what happened, step the pool, do what it wants. The only clock.
+//!
+//! ```text
+//!  ┌► letters ─► clients ─► VMs ─► time ─► answers ─► flush ─┐   one turn, nothing waits
+//!  └───────────── nothing for a while: park ◄────────────────┘   guests and clients ring
+//! ```
+//! One long-lived task of one pinned executor. While there is work it polls: sockets by receives
+//! that do not wait, rings by reading their indexes. After [`Config::shard_poll_nanos`] without
+//! work it says to every guest that it sleeps, looks once more, and waits for the doorbell all of
+//! them share, for a client, or for time.
+//!
+//! The shard owns all it touches and shares none of it; what blocks is done by the keeper and the
+//! librarian, whose news come in as letters.
+
+mod catalog;
+mod clients;
+mod logging;
+mod vms;
+mod door;
+mod engine;
+mod guest;
+mod requests;
+mod answers;
+mod status;
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use futures_lite::future::or;
+use region::clock::monotonic_nanos;
+
+use crate::config::Config;
+use crate::credential::NodeKey;
+use crate::invoke::{Function, Nanos, VmId};
+use crate::inbox::Inbox;
+use crate::keeper::{Keeper, News};
+use crate::librarian::{Librarian, Report};
+use crate::link::Scratch;
+use crate::log::Relay;
+use crate::pool::index::Publisher;
+use crate::pool::{Blame, Event, Pool};
+use crate::signal::Signal;
+use crate::socket::Connection;
+use crate::wait::Bell;
+
+use clients::Clients;
+use engine::{Engine, Parts};
+
+/// Longest sleep: a bound on what a lost wake-up could cost.
+const SLEEP_MAX: Duration = Duration::from_secs(10);
+/// Sleep while a client does not read what waits for it.
+const SLEEP_WITH_OUTPUT: Duration = Duration::from_millis(1);
+/// How long delivery of logs may take once the node was told to stop.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What other threads have to tell a shard.
+pub(crate) enum Letter {
+    /// From its keeper.
+    News(News),
+    /// From the librarian.
+    Report(Report),
+    /// A client.
+    Client(UnixStream, Box<Connection>),
+    /// Accept clients at this path; how that went.
+    Listen(PathBuf, Sender<std::io::Result<()>>),
+    /// Finish what runs, then end.
+    Stop,
+}
+
+/// What a shard is given when its thread starts.
+pub(crate) struct Setting {
+    pub(crate) config: Arc<Config>,
+    pub(crate) node_key: Arc<NodeKey>,
+    /// Every shard's mailbox, in the order of their numbers.
+    pub(crate) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    pub(crate) keeper: Keeper,
+    pub(crate) librarian: Arc<Librarian>,
+    pub(crate) publisher: Publisher,
+    pub(crate) pool: Pool,
+    pub(crate) functions: Vec<Function>,
+    pub(crate) shard: u16,
+    pub(crate) first_invoke: u64,
+    pub(crate) facts: Arc<status::NodeFacts>,
+}
+
+pub(crate) use status::NodeFacts;
+
+/// One shard; lives on its executor's thread.
+pub(crate) struct Shard {
+    engine: Engine,
+    clients: Clients,
+    scratch: Scratch,
+    inbox: Arc<Inbox<Letter>>,
+    wake: Rc<Signal>,
+    poll_nanos: Nanos,
+}
+
+impl Shard {
+    /// Sets up a shard inside its executor.
+    pub(crate) fn new(setting: Setting) -> Self {
+        let wake = Rc::new(Signal::default());
+        let limits = setting.config.log_limits();
+        let seed = setting.first_invoke ^ monotonic_nanos();
+        let relay = Relay::new(limits, monotonic_nanos, seed, Rc::clone(&wake));
+        let clients_max = setting.config.requests.connections_max as usize;
+        let poll_nanos = setting.config.shard_poll_nanos();
+        let inbox = Arc::clone(&setting.inboxes[usize::from(setting.shard)]);
+        let mut engine = Engine::new(Parts {
+            config: setting.config,
+            pool: setting.pool,
+            node_key: setting.node_key,
+            librarian: setting.librarian,
+            relay,
+            keeper: setting.keeper,
+            publisher: setting.publisher,
+            shard: setting.shard,
+            first_invoke: setting.first_invoke,
+            wake: Rc::clone(&wake),
+            facts: setting.facts,
+            inboxes: setting.inboxes,
+        });
+        for function in setting.functions {
+            engine.catalog.put(function);
+        }
+        Self {
+            engine,
+            clients: Clients::new(clients_max, Rc::clone(&wake)),
+            scratch: Scratch::new(),
+            inbox,
+            wake,
+            poll_nanos,
+        }
+    }
+
+    /// Serves until told to stop and everything is answered.
+    ///
+    /// # Errors
+    /// The runtime's own, when it starts.
+    pub(crate) async fn run(mut self) -> std::io::Result<()> {
+        let bell = Bell::new(self.inbox.doorbell().duplicate()?);
+        let wake = Rc::clone(&self.wake);
+        let listener = glommio::spawn_local(async move {
+            while bell.rung().await.is_ok() {
+                wake.raise();
+            }
+        });
+        let mut busy_nanos = monotonic_nanos();
+        self.engine.drive(Event::Tick, busy_nanos, None);
+        loop {
+            let now = monotonic_nanos();
+            if self.turn(now) {
+                busy_nanos = now;
+            }
+            if self.engine.pool.is_stopped() && !self.has_unsent() {
+                break;
+            }
+            if now.saturating_sub(busy_nanos) > self.poll_nanos && !self.engine.is_placing() {
+                self.park(now).await;
+                busy_nanos = monotonic_nanos();
+            } else {
+                glommio::yield_if_needed().await;
+            }
+        }
+        self.engine.relay.drain(DRAIN_LIMIT).await;
+        listener.cancel().await;
+        Ok(())
+    }
+
+    /// Does everything there is to do now; returns whether there was something.
+    fn turn(&mut self, now: Nanos) -> bool {
+        let Self { engine, clients, scratch, .. } = self;
+        let mut moved = false;
+        while let Some(letter) = self.inbox.take() {
+            moved = true;
+            engine.read(letter, clients, scratch, now);
+        }
+        moved |= engine.serve_clients(clients, now);
+        moved |= engine.serve_vms(clients, scratch, now);
+        if engine.pool.next_wake().is_some_and(|wake| wake <= now) {
+            engine.drive(Event::Tick, now, None);
+            moved = true;
+        }
+        moved |= engine.deliver_answers(clients, now);
+        moved |= engine.settle(clients, now);
+        moved |= engine.flush_vms(now);
+        let mut left = Vec::new();
+        moved |= clients.flush(|client| left.push(client.id));
+        for client in left {
+            engine.abandon(client, now);
+        }
+        moved
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.clients.has_output() || self.engine.has_held()
+    }
+
+    /// Sleeps until somebody rings or time has come. Nobody is missed: those who might ring are
+    /// told first, and then looked at once more.
+    async fn park(&mut self, now: Nanos) {
+        self.inbox.set_asleep(true);
+        self.clients.listen_to_all();
+        let mut is_quiet = self.inbox.is_empty();
+        for vm in self.engine.vms.iter_mut() {
+            vm.link.set_sleeping(true);
+            is_quiet &= vm.side.is_faulty || vm.link.is_quiet();
+        }
+        if is_quiet {
+            let sleep = self.sleep_limit(now);
+            or(self.wake.wait(), async {
+                glommio::timer::sleep(sleep).await;
+            })
+            .await;
+        }
+        self.inbox.set_asleep(false);
+        self.clients.poll_all();
+        for vm in self.engine.vms.iter_mut() {
+            vm.link.set_sleeping(false);
+        }
+    }
+
+    fn sleep_limit(&self, now: Nanos) -> Duration {
+        if self.clients.has_output() {
+            return SLEEP_WITH_OUTPUT;
+        }
+        let wakes = [self.engine.pool.next_wake(), self.engine.next_settle()];
+        let next = wakes.into_iter().flatten().min();
+        let sleep = next.map(|next| Duration::from_nanos(next.saturating_sub(now)));
+        sleep.unwrap_or(SLEEP_MAX).min(SLEEP_MAX)
+    }
+}
+
+impl Engine {
+    fn read(&mut self, letter: Letter, clients: &mut Clients, scratch: &mut Scratch, now: Nanos) {
+        match letter {
+            Letter::News(News::Up { vm, cell }) => self.admit(VmId(vm), cell, now),
+            Letter::News(News::Failed { vm, reason }) => {
+                eprintln!("pilotlight: {}: {reason}", VmId(vm));
+                self.metrics.restores_failed += 1;
+                self.drive(Event::SpawnFailed { vm: VmId(vm) }, now, None);
+            }
+            Letter::News(News::Gone { vm, ending }) => {
+                self.drain_dead(VmId(vm), clients, scratch);
+                let blame = self.blame_of(VmId(vm), &ending);
+                self.drive(Event::VmGone { vm: VmId(vm), blame }, now, None);
+                self.deliver_answers(clients, now);
+                self.bury(VmId(vm));
+            }
+            Letter::Report(Report::Opened { package, open }) => {
+                self.opened(package, open, now);
+            }
+            Letter::Report(Report::Resolved { invoke, found }) => {
+                self.resolved(invoke, found, clients, now);
+            }
+            Letter::Report(Report::Stored { function, reply_to }) => {
+                self.catalog.put(*function);
+                self.reply(reply_to, clients);
+            }
+            Letter::Report(Report::Removed { user, name, reply_to }) => {
+                self.catalog.remove(user, name);
+                self.reply(reply_to, clients);
+            }
+            Letter::Report(Report::Refused { client, request, code, message }) => {
+                if let Some(client) = clients.find_number(client) {
+                    drop(client.connection.error(request, code, &message));
+                }
+            }
+            Letter::Client(stream, connection) => {
+                if let Err(error) = clients.adopt(stream, *connection, now) {
+                    eprintln!("pilotlight: a client was turned away: {error}");
+                }
+            }
+            Letter::Listen(path, answer) => {
+                drop(answer.send(door::open(&path, Arc::clone(&self.inboxes))));
+            }
+            Letter::Stop => self.drive(Event::Stop, now, None),
+        }
+    }
+
+    fn reply(&self, reply_to: Option<crate::librarian::Reply>, clients: &mut Clients) {
+        let Some(reply) = reply_to else { return };
+        if let Some(client) = clients.find_number(reply.client) {
+            drop(client.connection.reply(reply.request, reply.json.as_bytes()));
+        }
+    }
+
+    /// Whose fault the end of a VM is: what its VMM said last, else nobody could say.
+    fn blame_of(&mut self, id: VmId, ending: &str) -> Blame {
+        let Some(vm) = self.vms.find(id) else { return Blame::Host };
+        if vm.side.is_retired {
+            return Blame::Nobody;
+        }
+        let (is_guest, reason) = vm.side.cell.last_words();
+        eprintln!("pilotlight: {id} ended: {reason} ({ending})");
+        if is_guest { Blame::Guest } else { Blame::Host }
+    }
+}

@@ -1,0 +1,246 @@
+//! Answers: each invoke gets exactly one, an outcome or an error, and its log is accounted for.
+
+use abi::frame::outcome::{Outcome as GuestOutcome, Status};
+
+use super::clients::{ClientId, Clients};
+use super::engine::{Engine, Running};
+use crate::invoke::{
+    ClientFault, GuestFault, InvokeError, InvokeId, Nanos, NodeFault, VmId,
+};
+use crate::log::InvokeLog;
+use crate::pool::{Answer, Blame};
+use crate::socket::answer::{self, LogAccount, Outcome, Room};
+use crate::socket::request::OPTION_SETTLE_LOGS;
+
+/// Longest time an outcome is held for its log to be delivered, when the client asked for that.
+const SETTLE_NANOS_MAX: Nanos = 5_000_000_000;
+
+/// What a guest said about the end of an invoke.
+pub(super) struct Ending<'a> {
+    pub(super) vm: VmId,
+    pub(super) container: u32,
+    pub(super) outcome: GuestOutcome<'a>,
+}
+
+/// An outcome that waits for its log to be delivered.
+pub(super) struct Held {
+    client: ClientId,
+    request: u64,
+    until: Nanos,
+    log: InvokeLog,
+    status: Status,
+    detail: u32,
+    room: Room,
+    vm: u64,
+    invoke: u64,
+    run_nanos: u64,
+    memory_peak_bytes: u64,
+    stage_nanos: [u64; answer::STAGES.len()],
+    reason: String,
+    response: Vec<u8>,
+}
+
+impl Engine {
+    /// Answers an invoke with what its guest said.
+    pub(super) fn finish(
+        &mut self,
+        invoke: InvokeId,
+        ending: Ending<'_>,
+        clients: &mut Clients,
+        now: Nanos,
+    ) {
+        let Some(mut running) = self.running.remove(&invoke) else { return };
+        let Ending { vm, outcome, .. } = ending;
+        self.metrics.finished(outcome.status, now.saturating_sub(running.marks.arrived));
+        let mut log = running.log.take();
+        if let Some(log) = &mut log {
+            log.finish();
+        }
+        if running.is_too_large {
+            return self.refuse(invoke, &running, &too_large(self), clients);
+        }
+        let stage_nanos = stages(&running, now);
+        let settles = running.options & OPTION_SETTLE_LOGS != 0;
+        if let Some(log) = log.take_if(|log| settles && !log.is_settled()) {
+            self.held.push(Held {
+                client: running.client,
+                request: running.request,
+                until: now + SETTLE_NANOS_MAX,
+                log,
+                status: outcome.status,
+                detail: outcome.detail,
+                room: running.room,
+                vm: vm.0,
+                invoke: invoke.0,
+                run_nanos: outcome.run_nanos,
+                memory_peak_bytes: outcome.memory_peak_bytes,
+                stage_nanos,
+                reason: outcome.reason.to_owned(),
+                response: outcome.response.to_vec(),
+            });
+            return;
+        }
+        let (account, log_reason) = account(log.as_ref());
+        let Some(client) = clients.find(running.client) else { return };
+        let full = client.connection.outcome(
+            running.request,
+            &Outcome {
+                status: outcome.status,
+                detail: outcome.detail,
+                room: running.room,
+                vm: vm.0,
+                invoke: invoke.0,
+                log: account,
+                run_nanos: outcome.run_nanos,
+                memory_peak_bytes: outcome.memory_peak_bytes,
+                stage_nanos,
+                reason: outcome.reason,
+                log_reason: &log_reason,
+                response: outcome.response,
+            },
+        );
+        if full.is_err() {
+            client.connection.fail(SLOW.0, SLOW.1);
+        }
+    }
+
+    /// Sends outcomes whose logs are settled, or have been waited for long enough.
+    pub(super) fn settle(&mut self, clients: &mut Clients, now: Nanos) -> bool {
+        let mut moved = false;
+        let mut index = 0;
+        while let Some(held) = self.held.get(index) {
+            if !held.log.is_settled() && now < held.until {
+                index += 1;
+                continue;
+            }
+            moved = true;
+            let held = self.held.swap_remove(index);
+            let (account, log_reason) = account(Some(&held.log));
+            let Some(client) = clients.find(held.client) else { continue };
+            let full = client.connection.outcome(
+                held.request,
+                &Outcome {
+                    status: held.status,
+                    detail: held.detail,
+                    room: held.room,
+                    vm: held.vm,
+                    invoke: held.invoke,
+                    log: account,
+                    run_nanos: held.run_nanos,
+                    memory_peak_bytes: held.memory_peak_bytes,
+                    stage_nanos: held.stage_nanos,
+                    reason: &held.reason,
+                    log_reason: &log_reason,
+                    response: &held.response,
+                },
+            );
+            if full.is_err() {
+                client.connection.fail(SLOW.0, SLOW.1);
+            }
+        }
+        moved
+    }
+
+    /// When the next held outcome is sent whatever happens.
+    pub(super) fn next_settle(&self) -> Option<Nanos> {
+        self.held.iter().map(|held| held.until).min()
+    }
+
+    /// Gives the pool's answers that are not a guest's outcome.
+    pub(super) fn deliver_answers(&mut self, clients: &mut Clients, now: Nanos) -> bool {
+        let moved = !self.answers.is_empty();
+        let mut answers = std::mem::take(&mut self.answers);
+        for (invoke, answer) in answers.drain(..) {
+            let Some(mut running) = self.running.remove(&invoke) else { continue };
+            if let (Some(log), Some(vm)) = (running.log.take(), running.vm) {
+                // Its VM may go on logging until it hears of the end.
+                if let Some(vm) = self.vms.find(vm) {
+                    vm.side.keep_late_log(invoke.0, log);
+                }
+            }
+            let error = self.error_of(&running, answer);
+            self.metrics.refused(error.code(), now.saturating_sub(running.marks.arrived));
+            self.refuse(invoke, &running, &error, clients);
+        }
+        self.answers = answers;
+        moved
+    }
+
+    fn refuse(
+        &self,
+        invoke: InvokeId,
+        running: &Running,
+        error: &InvokeError,
+        clients: &mut Clients,
+    ) {
+        let Some(client) = clients.find(running.client) else { return };
+        let message = format!("{error} (invoke {invoke})");
+        if client.connection.error(running.request, error.code(), &message).is_err() {
+            client.connection.fail(SLOW.0, SLOW.1);
+        }
+    }
+
+    fn error_of(&self, running: &Running, answer: Answer) -> InvokeError {
+        match answer {
+            // The pool heard of an outcome that `finish` did not: its VM spoke out of turn.
+            Answer::Outcome => match running.vm {
+                Some(vm) => GuestFault::VmGone { vm }.into(),
+                None => NodeFault::Stopping.into(),
+            },
+            Answer::Busy(reason) => NodeFault::Busy(reason).into(),
+            Answer::DeadlineInQueue => NodeFault::DeadlineInQueue.into(),
+            Answer::DeadlineInVm { vm } => GuestFault::Unresponsive { vm }.into(),
+            Answer::Cancelled if running.is_too_large => too_large(self),
+            Answer::Cancelled => ClientFault::Cancelled.into(),
+            Answer::VmGone { vm, blame: Blame::Guest } => GuestFault::VmGone { vm }.into(),
+            Answer::VmGone { vm, .. } => NodeFault::VmLost { vm }.into(),
+            Answer::NotLoaded => NodeFault::PackageUnavailable {
+                what: "it could not be read, verified or placed".to_owned(),
+            }
+            .into(),
+            Answer::TooLarge => ClientFault::TooMuchMemory {
+                memory_mib: running.entry.function.memory_mib,
+                memory_mib_max: self.config.memory_mib_max(),
+            }
+            .into(),
+            Answer::Stopping => NodeFault::Stopping.into(),
+        }
+    }
+}
+
+const SLOW: (&str, &str) = ("too-slow", "answers wait for this client and it does not read them");
+
+fn too_large(engine: &Engine) -> InvokeError {
+    let bytes_max = engine.config.requests.response_bytes_max;
+    ClientFault::TooLarge { what: "the response".to_owned(), bytes_max }.into()
+}
+
+/// What became of the log, and why records were dropped if some were.
+fn account(log: Option<&InvokeLog>) -> (LogAccount, String) {
+    let Some(log) = log else { return Default::default() };
+    let account = log.account();
+    let reason = account.reason.map(|reason| reason.to_string()).unwrap_or_default();
+    let account = LogAccount {
+        produced: account.produced,
+        delivered: account.handed_over,
+        acknowledged: account.acknowledged,
+        dropped: account.dropped,
+    };
+    (account, reason)
+}
+
+/// Nanoseconds of each stage, in the order of [`answer::STAGES`].
+fn stages(running: &Running, now: Nanos) -> [u64; answer::STAGES.len()] {
+    let marks = &running.marks;
+    let acquired = marks.acquired.max(marks.arrived);
+    let loaded = marks.loaded.max(acquired);
+    let dispatched = marks.dispatched.max(loaded);
+    [
+        0,
+        acquired - marks.arrived,
+        dispatched - loaded,
+        loaded - acquired,
+        now.saturating_sub(dispatched),
+        0,
+    ]
+}

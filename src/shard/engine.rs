@@ -1,0 +1,435 @@
+//! The shard's state, and what it does for its pool: every [`Effect`] is performed here, in order.
+//!
+//! ```text
+//!  requests.rs ─ Event ─► pool ─ Effect ─► engine.rs ─► link, cell, keeper, librarian
+//!  guest.rs ──── Event ─►      ─ Answer ─► answers.rs ─► connection
+//! ```
+//! Performing an effect may itself be an event (a package is loaded at once); such events join
+//! the same run, so that one turn leaves nothing half done.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use abi::frame::code::Window;
+use zeroize::Zeroize;
+
+use super::answers::Held;
+use super::catalog::{Catalog, OpenPackage, Package};
+use super::clients::ClientId;
+use super::logging::Logging;
+use super::requests::Deploying;
+use super::status::NodeFacts;
+use super::vms::{Vm, Vms};
+use super::Letter;
+use crate::config::Config;
+use crate::credential::NodeKey;
+use crate::egress::{Egress, Policy};
+use crate::inbox::Inbox;
+use crate::invoke::{InvokeId, LogProtocol, Nanos, VmId};
+use crate::keeper::{Keeper, Wish};
+use crate::librarian::{Job, Librarian};
+use crate::link::Link;
+use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
+use crate::metrics::ShardMetrics;
+use crate::pool::index::Publisher;
+use crate::pool::{
+    Answer, Blame, ContainerId, Effect, Event, LoadId, Notice, PackageRef, Place, Pool,
+};
+use crate::signal::Signal;
+use crate::socket::answer::Room;
+
+/// Where the time of an invoke goes; each is the moment a stage ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Marks {
+    pub(super) arrived: Nanos,
+    pub(super) acquired: Nanos,
+    pub(super) loaded: Nanos,
+    pub(super) dispatched: Nanos,
+}
+
+/// An invoke between its request and its answer.
+pub(super) struct Running {
+    pub(super) client: ClientId,
+    pub(super) request: u64,
+    pub(super) options: u8,
+    pub(super) entry: Rc<super::catalog::Entry>,
+    pub(super) logging: Rc<Logging>,
+    pub(super) deadline_nanos: Nanos,
+    /// Bytes of the body that came before there was a VM to send them to.
+    pub(super) body: Vec<u8>,
+    pub(super) body_ended: bool,
+    pub(super) vm: Option<VmId>,
+    pub(super) room: Room,
+    pub(super) log: Option<InvokeLog>,
+    pub(super) response_bytes: u64,
+    pub(super) is_too_large: bool,
+    /// Its logging service's name is being looked up; the pool has not heard of it.
+    pub(super) is_resolving: bool,
+    pub(super) marks: Marks,
+}
+
+/// The bytes of a request while it is being admitted: dispatched at once, they are never copied.
+#[derive(Clone, Copy)]
+pub(super) struct Hand<'a> {
+    pub(super) invoke: InvokeId,
+    pub(super) body: &'a [u8],
+    pub(super) ended: bool,
+}
+
+/// A load that waits for its package to be verified.
+struct WaitingLoad {
+    vm: VmId,
+    package: PackageRef,
+    load: LoadId,
+    place: Place,
+}
+
+/// Everything of a shard but its clients.
+pub(super) struct Engine {
+    pub(super) config: Arc<Config>,
+    pub(super) pool: Pool,
+    pub(super) catalog: Catalog,
+    pub(super) vms: Vms,
+    pub(super) running: HashMap<InvokeId, Running>,
+    pub(super) answers: Vec<(InvokeId, Answer)>,
+    pub(super) held: Vec<Held>,
+    pub(super) deploying: HashMap<u64, Deploying>,
+    pub(super) next_deploy: u64,
+    pub(super) metrics: ShardMetrics,
+    pub(super) node_key: Arc<NodeKey>,
+    pub(super) no_logging: Rc<Logging>,
+    pub(super) librarian: Arc<Librarian>,
+    pub(super) relay: Relay,
+    pub(super) shard: u16,
+    pub(super) next_invoke: u64,
+    pub(super) wake: Rc<Signal>,
+    pub(super) facts: Arc<NodeFacts>,
+    pub(super) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    keeper: Keeper,
+    publisher: Publisher,
+    effects: Vec<Effect>,
+    /// What guests said while their VM was being served.
+    pub(super) taken: Vec<Event>,
+    waiting_loads: Vec<WaitingLoad>,
+    assign_buffer: Box<[u8]>,
+    allowed: Rc<[std::net::SocketAddr]>,
+}
+
+/// What an engine is made of.
+pub(super) struct Parts {
+    pub(super) config: Arc<Config>,
+    pub(super) pool: Pool,
+    pub(super) node_key: Arc<NodeKey>,
+    pub(super) librarian: Arc<Librarian>,
+    pub(super) relay: Relay,
+    pub(super) keeper: Keeper,
+    pub(super) publisher: Publisher,
+    pub(super) shard: u16,
+    pub(super) first_invoke: u64,
+    pub(super) wake: Rc<Signal>,
+    pub(super) facts: Arc<NodeFacts>,
+    pub(super) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+}
+
+impl Engine {
+    pub(super) fn new(parts: Parts) -> Self {
+        let allowed = parts.config.egress.allow.iter().copied().collect();
+        Self {
+            config: parts.config,
+            pool: parts.pool,
+            catalog: Catalog::default(),
+            vms: Vms::default(),
+            running: HashMap::new(),
+            answers: Vec::new(),
+            held: Vec::new(),
+            deploying: HashMap::new(),
+            next_deploy: 1,
+            metrics: ShardMetrics::default(),
+            node_key: parts.node_key,
+            no_logging: Rc::new(Logging::none()),
+            librarian: parts.librarian,
+            relay: parts.relay,
+            shard: parts.shard,
+            next_invoke: parts.first_invoke,
+            wake: parts.wake,
+            facts: parts.facts,
+            inboxes: parts.inboxes,
+            keeper: parts.keeper,
+            publisher: parts.publisher,
+            effects: Vec::new(),
+            taken: Vec::new(),
+            waiting_loads: Vec::new(),
+            assign_buffer: vec![0; abi::frame::invoke::MESSAGE_BYTES_MAX].into(),
+            allowed,
+        }
+    }
+
+    /// Tells the pool what happened and does what it wants.
+    pub(super) fn drive(&mut self, event: Event, now: Nanos, hand: Option<Hand<'_>>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.pool.step(event, now, &mut effects);
+        let mut next = 0;
+        while let Some(effect) = effects.get(next).copied() {
+            next += 1;
+            if let Some(event) = self.perform(effect, now, hand) {
+                self.pool.step(event, now, &mut effects);
+            }
+        }
+        effects.clear();
+        self.effects = effects;
+    }
+
+    /// Does one thing; returns the event it is, if it is one.
+    fn perform(&mut self, effect: Effect, now: Nanos, hand: Option<Hand<'_>>) -> Option<Event> {
+        match effect {
+            Effect::Spawn { vm } => self.keeper.wish(Wish::Restore { vm: vm.0 }),
+            Effect::Retire { vm, .. } => {
+                if let Some(entry) = self.vms.find(vm) {
+                    entry.side.is_retired = true;
+                }
+                self.keeper.wish(Wish::Kill { vm: vm.0 });
+            }
+            Effect::Assign { vm, invoke, key } => {
+                return self.assign(vm, invoke, key.digest(), now);
+            }
+            Effect::Load { vm, package, load, place } => {
+                return self.load(WaitingLoad { vm, package, load, place });
+            }
+            Effect::Forget { vm, load } => return self.on_link(vm, |link| link.forget(load.0)),
+            Effect::Acquire { vm, container, function, load } => {
+                let entry = self.catalog.entry(function);
+                return self.on_link(vm, |link| link.acquire(container.0, load.0, &entry.acquire));
+            }
+            Effect::Dispatch { vm, container, invoke } => {
+                return self.dispatch((vm, container), invoke, now, hand);
+            }
+            Effect::Interrupt { vm, invoke } => {
+                return self.on_link(vm, |link| link.cancel(invoke.0));
+            }
+            Effect::Release { vm, container } => {
+                return self.on_link(vm, |link| link.release(container.0));
+            }
+            Effect::Answer { invoke, answer } => self.answers.push((invoke, answer)),
+            Effect::PublishKey { fingerprint, room } => {
+                self.publisher.publish_key(fingerprint, room);
+            }
+            Effect::PublishWarm { count } => self.publisher.publish_warm(count),
+            Effect::Report(notice) => report(notice),
+        }
+        None
+    }
+
+    /// Does something with a VM's link; a guest that broke it is reported to the pool.
+    fn on_link(
+        &mut self,
+        vm: VmId,
+        act: impl FnOnce(&mut Link) -> Result<(), crate::link::GuestFault>,
+    ) -> Option<Event> {
+        let fault = act(&mut self.vms.find(vm)?.link).err()?;
+        eprintln!("pilotlight: {vm}: {fault}");
+        Some(Event::VmFault { vm, blame: Blame::Guest })
+    }
+
+    fn assign(
+        &mut self,
+        vm: VmId,
+        invoke: InvokeId,
+        key: [u8; 32],
+        now: Nanos,
+    ) -> Option<Event> {
+        let running = self.running.get_mut(&invoke)?;
+        running.room = Room::Warming;
+        running.marks.acquired = now;
+        let (service, credential) = running.logging.to_assign();
+        let buffer = &mut self.assign_buffer;
+        let (length, delivery) = credential.assign(&service, buffer).ok()?;
+        let sent = self.vms.find(vm).map(|entry| {
+            entry.side.egress.assign(Policy {
+                assigned: service.resolved,
+                allowed: Rc::clone(&self.allowed),
+            });
+            entry.side.service =
+                deliver_to(&self.relay, key, &service, &delivery).unwrap_or_else(Service::unusable);
+            entry.link.assign(&buffer[..length])
+        });
+        buffer[..length].zeroize();
+        match sent? {
+            Ok(()) => None,
+            Err(_) => Some(Event::VmFault { vm, blame: Blame::Guest }),
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        (vm, container): (VmId, ContainerId),
+        invoke: InvokeId,
+        now: Nanos,
+        hand: Option<Hand<'_>>,
+    ) -> Option<Event> {
+        let running = self.running.get_mut(&invoke)?;
+        let entry = self.vms.find(vm)?;
+        let function = &running.entry.function;
+        running.vm = Some(vm);
+        running.marks.dispatched = now;
+        if running.room == Room::None {
+            running.room = Room::Active;
+        }
+        running.log = Some(entry.side.service.begin(Origin {
+            user: function.user.as_str(),
+            function: function.name.as_str(),
+            vm: vm.0,
+            invoke: invoke.0,
+        }));
+        let waiting = std::mem::take(&mut running.body);
+        let (body, ended) = match hand {
+            Some(hand) if hand.invoke == invoke => (hand.body, hand.ended),
+            _ => (waiting.as_slice(), running.body_ended),
+        };
+        let sent =
+            entry.link.invoke(container.0, invoke.0, running.deadline_nanos, body, ended);
+        sent.err().map(|_| Event::VmFault { vm, blame: Blame::Guest })
+    }
+
+    /// Brings a package into a VM, now or once it is verified.
+    fn load(&mut self, wanted: WaitingLoad) -> Option<Event> {
+        let (digest, package) = self.catalog.package(wanted.package);
+        match package {
+            Package::Open(open) => {
+                let open = Rc::clone(open);
+                self.load_open(&wanted, digest.0, &open)
+            }
+            Package::Opening => {
+                self.waiting_loads.push(wanted);
+                None
+            }
+            Package::Closed => {
+                *package = Package::Opening;
+                let job = Job::Open { shard: self.shard, package: wanted.package, digest };
+                self.waiting_loads.push(wanted);
+                self.librarian.ask(job);
+                None
+            }
+        }
+    }
+
+    fn load_open(
+        &mut self,
+        wanted: &WaitingLoad,
+        digest: [u8; 32],
+        package: &Rc<OpenPackage>,
+    ) -> Option<Event> {
+        let (vm, load) = (wanted.vm, wanted.load);
+        let entry = self.vms.find(vm)?;
+        match wanted.place {
+            Place::Inline => match entry.link.load_inline(load.0, &digest, &package.contents) {
+                Ok(()) => Some(Event::Loaded { vm, load }),
+                Err(_) => Some(Event::VmFault { vm, blame: Blame::Guest }),
+            },
+            Place::Window { offset } => {
+                let bytes = package.contents.len() as u64;
+                match entry.place(load, package, Window { digest, offset, bytes }) {
+                    Ok(()) => None,
+                    Err(_) => Some(Event::LoadFailed { vm, load }),
+                }
+            }
+        }
+    }
+
+    /// The librarian has verified a package, or could not.
+    pub(super) fn opened(&mut self, package: PackageRef, open: Option<OpenPackage>, now: Nanos) {
+        let (digest, state) = self.catalog.package(package);
+        let open = open.map(Rc::new);
+        *state = open.as_ref().map_or(Package::Closed, |open| Package::Open(Rc::clone(open)));
+        let mut index = 0;
+        while let Some(wanted) = self.waiting_loads.get(index) {
+            if wanted.package != package {
+                index += 1;
+                continue;
+            }
+            let wanted = self.waiting_loads.swap_remove(index);
+            let event = match &open {
+                Some(open) => self.load_open(&wanted, digest.0, open),
+                None => Some(Event::LoadFailed { vm: wanted.vm, load: wanted.load }),
+            };
+            if let Some(event) = event {
+                self.drive(event, now, None);
+            }
+        }
+    }
+
+    /// A VMM process runs: its VM joins the shard and its guest is listened to.
+    pub(super) fn admit(&mut self, id: VmId, cell: Box<crate::cell::Cell>, now: Nanos) {
+        self.metrics.restored(cell.restore_nanos);
+        let doorbell = cell.doorbell.duplicate().map(region::Doorbell::from);
+        let Ok(doorbell) = doorbell else {
+            self.keeper.wish(Wish::Kill { vm: id.0 });
+            return self.drive(Event::SpawnFailed { vm: id }, now, None);
+        };
+        let link = Link::new(cell.region.clone(), doorbell);
+        link.set_poll_nanos(self.config.poll_nanos());
+        let limits = crate::egress::Limits {
+            connections: self.config.egress.connections_per_vm as usize,
+            ..crate::egress::Limits::default()
+        };
+        let egress = Egress::new(limits, Rc::clone(&self.wake));
+        self.vms.insert(Box::new(Vm::new(id, cell, link, egress)));
+        self.drive(Event::SpawnDone { vm: id }, now, None);
+    }
+
+    /// Whether a VMM owes an answer that only polling finds.
+    pub(super) fn is_placing(&mut self) -> bool {
+        self.vms.iter_mut().any(|vm| vm.is_placing())
+    }
+
+    /// Whether outcomes wait for their logs.
+    pub(super) fn has_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Frees a VM that is gone; what takes long is freed elsewhere.
+    pub(super) fn bury(&mut self, id: VmId) {
+        if let Some(vm) = self.vms.remove(id) {
+            self.metrics.vm_exits += vm.side.cell.exits();
+            let Vm { link, side } = *vm;
+            let super::vms::VmSide { cell, .. } = side;
+            self.keeper.wish(Wish::Bury(Box::new((link, cell))));
+        }
+    }
+}
+
+/// The delivery of a service's log, as the protocol wants it.
+fn deliver_to(
+    relay: &Relay,
+    key: [u8; 32],
+    service: &crate::invoke::LoggingService,
+    credential: &crate::credential::DeliveryCredential,
+) -> Result<Service, crate::log::Unusable> {
+    let Some(address) = service.resolved else { return Ok(Service::none()) };
+    match service.protocol {
+        LogProtocol::None => Ok(Service::none()),
+        LogProtocol::SyslogTcp => relay.service(key, || Ok(Destination::syslog_tcp(address))),
+        LogProtocol::SyslogTls => relay.service(key, || {
+            let pair = credential.certificate_and_key();
+            let pem = Pem {
+                ca: credential.ca().unwrap_or_default(),
+                cert: pair.map(|(certificate, _)| certificate),
+                key: pair.map(|(_, key)| key),
+            };
+            Destination::syslog_tls(address, &service.server_name, pem)
+        }),
+    }
+}
+
+fn report(notice: Notice) {
+    match notice {
+        Notice::SpawnFailing { failures, retry_in_nanos } => eprintln!(
+            "pilotlight: VMs do not start ({failures} failures in a row); next attempt in {} ms",
+            retry_in_nanos / 1_000_000
+        ),
+        Notice::SpawnRecovered => eprintln!("pilotlight: VMs start again"),
+        Notice::StrangeOutcome { vm } => {
+            eprintln!("pilotlight: {vm} finished an invoke it does not have and is ended");
+        }
+    }
+}

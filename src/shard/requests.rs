@@ -1,0 +1,324 @@
+//! What clients ask for, turned into events and jobs.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::clients::{ClientId, Clients};
+use super::engine::{Engine, Hand, Marks, Running};
+use super::logging::Logging;
+use crate::invoke::{ClientFault, FunctionName, InvokeId, Nanos, User};
+use crate::librarian::{Job, Ticket};
+use crate::pool::{Answer, Arrival, Blame, Event};
+use crate::socket::answer::Room;
+use crate::socket::request::{Deploy, Invoke, Request};
+use crate::socket::settings::Settings;
+use crate::socket::Incoming;
+
+/// Bytes of a VM's backlog above which bodies for it are left in their client's socket.
+const BACKLOG_BYTES_MAX: usize = 1 << 20;
+
+/// What follows from a request at once.
+enum Handled {
+    /// Nothing; an answer comes later.
+    Open,
+    /// The connection is to remember this number with the request.
+    Tag(u64),
+    /// The request is offered again next turn.
+    Later,
+    /// Its answer.
+    Reply(Vec<u8>),
+    /// Its answer: it cannot be served.
+    Refuse(ClientFault),
+    /// The connection's new default.
+    Logging(Rc<Logging>),
+}
+
+/// A deploy whose package is still coming in.
+pub(super) struct Deploying {
+    client: ClientId,
+    request: u64,
+    user: User,
+    name: FunctionName,
+    settings: Settings,
+    package: Vec<u8>,
+}
+
+impl Engine {
+    /// Receives from every client and serves what they ask; returns whether anything moved.
+    pub(super) fn serve_clients(&mut self, clients: &mut Clients, now: Nanos) -> bool {
+        let mut moved = false;
+        for client in clients.iter_mut() {
+            moved |= client.receive(now);
+            let (id, logging) = (client.id, client.logging.clone());
+            let mut logging = logging;
+            while let Some(incoming) = client.connection.next_request() {
+                moved = true;
+                let request = incoming.id;
+                let handled = self.serve(id, logging.as_ref(), incoming, now);
+                let connection = &mut client.connection;
+                let full = match handled {
+                    Handled::Open => Ok(()),
+                    Handled::Tag(tag) => {
+                        connection.set_tag(request, tag);
+                        Ok(())
+                    }
+                    Handled::Later => {
+                        connection.put_back();
+                        break;
+                    }
+                    Handled::Reply(json) => connection.reply(request, &json),
+                    Handled::Refuse(fault) => {
+                        connection.error(request, fault.code(), &fault.to_string())
+                    }
+                    Handled::Logging(default) => {
+                        client.logging = Some(Rc::clone(&default));
+                        logging = Some(default);
+                        connection.reply(request, b"{}")
+                    }
+                };
+                if full.is_err() {
+                    connection.fail("too-slow", "answers wait and are not read");
+                }
+            }
+        }
+        moved
+    }
+
+    fn serve(
+        &mut self,
+        client: ClientId,
+        default: Option<&Rc<Logging>>,
+        incoming: Incoming<'_>,
+        now: Nanos,
+    ) -> Handled {
+        let Incoming { id, tag, has_more, request } = incoming;
+        let handled = match request {
+            Request::Invoke(invoke) => {
+                self.begin((client, id), default, &invoke, !has_more, now)
+            }
+            Request::Body(bytes) => return self.body(InvokeId(tag), bytes, !has_more, now),
+            Request::Cancel => {
+                self.cancel(InvokeId(tag), now);
+                return Handled::Open;
+            }
+            Request::SetLogging(sent) => {
+                Logging::new(sent).map(|logging| Handled::Logging(Rc::new(logging)))
+            }
+            Request::Deploy(deploy) => self.deploy((client, id), &deploy, !has_more),
+            Request::Package(bytes) => {
+                self.package(tag, bytes, !has_more);
+                return Handled::Open;
+            }
+            Request::List(user) => User::new(user).map(|user| self.list(user)),
+            Request::Remove { user, function } => self.remove((client, id), user, function),
+            Request::Status => Ok(Handled::Reply(self.status())),
+        };
+        handled.unwrap_or_else(Handled::Refuse)
+    }
+
+    fn begin(
+        &mut self,
+        (client, request): (ClientId, u64),
+        default: Option<&Rc<Logging>>,
+        sent: &Invoke<'_>,
+        ended: bool,
+        now: Nanos,
+    ) -> Result<Handled, ClientFault> {
+        let user = User::new(sent.user)?;
+        let name = FunctionName::new(sent.function)?;
+        let entry = self.catalog.find(user, name);
+        let entry = Rc::clone(entry.ok_or(ClientFault::UnknownFunction { user, name })?);
+        let logging = match (sent.logging, default) {
+            (Some(sent), _) => Rc::new(Logging::new(sent)?),
+            (None, Some(default)) => Rc::clone(default),
+            (None, None) => Rc::clone(&self.no_logging),
+        };
+        let timeout = match sent.timeout_nanos {
+            0 => entry.function.timeout(),
+            nanos => Duration::from_nanos(nanos).min(TIMEOUT_MAX),
+        };
+        let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let invoke = InvokeId(self.next_invoke);
+        self.next_invoke += 1;
+        let unresolved = logging.unresolved();
+        self.running.insert(
+            invoke,
+            Running {
+                client,
+                request,
+                options: sent.options,
+                entry,
+                logging,
+                deadline_nanos: now.saturating_add(timeout),
+                body: Vec::new(),
+                body_ended: ended,
+                vm: None,
+                room: Room::None,
+                log: None,
+                response_bytes: 0,
+                is_too_large: false,
+                is_resolving: unresolved.is_some(),
+                marks: Marks { arrived: now, ..Marks::default() },
+            },
+        );
+        if let Some(address) = unresolved {
+            self.keep_body(invoke, sent.body);
+            self.librarian.ask(Job::Resolve { shard: self.shard, invoke, address });
+        } else {
+            self.ask_pool(invoke, Some(Hand { invoke, body: sent.body, ended }), now);
+        }
+        Ok(Handled::Tag(invoke.0))
+    }
+
+    /// Asks the pool for a room; a body that could not be sent at once is kept.
+    fn ask_pool(&mut self, invoke: InvokeId, hand: Option<Hand<'_>>, now: Nanos) {
+        let Some(running) = self.running.get(&invoke) else { return };
+        let arrival = Arrival {
+            invoke,
+            key: running.logging.key(&self.node_key, running.entry.function.user),
+            facts: running.entry.facts,
+            deadline_nanos: running.deadline_nanos,
+        };
+        self.drive(Event::Invoke(arrival), now, hand);
+        if let Some(hand) = hand {
+            self.keep_body(invoke, hand.body);
+        }
+    }
+
+    fn keep_body(&mut self, invoke: InvokeId, bytes: &[u8]) {
+        if let Some(running) = self.running.get_mut(&invoke)
+            && running.vm.is_none()
+        {
+            running.body.extend_from_slice(bytes);
+        }
+    }
+
+    /// The logging service's name was looked up.
+    pub(super) fn resolved(
+        &mut self,
+        invoke: InvokeId,
+        found: Result<std::net::SocketAddr, String>,
+        clients: &mut Clients,
+        now: Nanos,
+    ) {
+        match found {
+            Ok(address) => {
+                if let Some(running) = self.running.get_mut(&invoke) {
+                    running.logging.resolve(address);
+                    running.is_resolving = false;
+                }
+                self.ask_pool(invoke, None, now);
+            }
+            Err(what) => {
+                let Some(running) = self.running.remove(&invoke) else { return };
+                let fault = ClientFault::BadLogging { what };
+                if let Some(client) = clients.find(running.client) {
+                    let message = fault.to_string();
+                    drop(client.connection.error(running.request, fault.code(), &message));
+                }
+            }
+        }
+    }
+
+    fn body(&mut self, invoke: InvokeId, bytes: &[u8], ended: bool, now: Nanos) -> Handled {
+        let Some(running) = self.running.get_mut(&invoke) else { return Handled::Open };
+        let Some(vm) = running.vm else {
+            running.body.extend_from_slice(bytes);
+            running.body_ended = ended;
+            return Handled::Open;
+        };
+        let Some(entry) = self.vms.find(vm) else { return Handled::Open };
+        if entry.link.backlog_bytes() > BACKLOG_BYTES_MAX {
+            return Handled::Later;
+        }
+        running.body_ended = ended;
+        if entry.link.body(invoke.0, bytes, ended).is_err() {
+            self.drive(Event::VmFault { vm, blame: Blame::Guest }, now, None);
+        }
+        Handled::Open
+    }
+
+    fn deploy(
+        &mut self,
+        (client, request): (ClientId, u64),
+        sent: &Deploy<'_>,
+        ended: bool,
+    ) -> Result<Handled, ClientFault> {
+        let settings = serde_json::from_str(sent.settings).map_err(|error| {
+            ClientFault::BadRequest { what: format!("the settings of a deploy: {error}") }
+        })?;
+        let deploying = Deploying {
+            client,
+            request,
+            user: User::new(sent.user)?,
+            name: FunctionName::new(sent.function)?,
+            settings,
+            package: sent.package.to_vec(),
+        };
+        if ended {
+            self.store(deploying);
+            return Ok(Handled::Open);
+        }
+        let tag = self.next_deploy;
+        self.next_deploy += 1;
+        self.deploying.insert(tag, deploying);
+        Ok(Handled::Tag(tag))
+    }
+
+    fn package(&mut self, tag: u64, bytes: &[u8], ended: bool) {
+        let Some(deploying) = self.deploying.get_mut(&tag) else { return };
+        deploying.package.extend_from_slice(bytes);
+        if ended && let Some(deploying) = self.deploying.remove(&tag) {
+            self.store(deploying);
+        }
+    }
+
+    fn store(&self, deploying: Deploying) {
+        let Deploying { client, request, user, name, settings, package } = deploying;
+        let ticket = Ticket { shard: self.shard, client: client.number(), request };
+        self.librarian.ask(Job::Deploy { ticket, user, name, settings, package });
+    }
+
+    fn remove(
+        &mut self,
+        (client, request): (ClientId, u64),
+        user: &str,
+        function: &str,
+    ) -> Result<Handled, ClientFault> {
+        let (user, name) = (User::new(user)?, FunctionName::new(function)?);
+        let ticket = Ticket { shard: self.shard, client: client.number(), request };
+        self.librarian.ask(Job::Remove { ticket, user, name });
+        Ok(Handled::Open)
+    }
+
+    fn list(&self, user: User) -> Handled {
+        let listing = serde_json::json!({ "functions": self.catalog.list(user) });
+        Handled::Reply(listing.to_string().into_bytes())
+    }
+
+    /// Withdraws what a client that left had asked for.
+    pub(super) fn abandon(&mut self, client: ClientId, now: Nanos) {
+        self.deploying.retain(|_, deploying| deploying.client != client);
+        let open: Vec<_> = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.client == client)
+            .map(|(invoke, _)| *invoke)
+            .collect();
+        for invoke in open {
+            self.cancel(invoke, now);
+        }
+    }
+
+    fn cancel(&mut self, invoke: InvokeId, now: Nanos) {
+        match self.running.get(&invoke) {
+            // The pool has not heard of it yet.
+            Some(running) if running.is_resolving => {
+                self.answers.push((invoke, Answer::Cancelled));
+            }
+            _ => self.drive(Event::Cancel { invoke }, now, None),
+        }
+    }
+}
+
+const TIMEOUT_MAX: Duration = Duration::from_millis(crate::config::TIMEOUT_MILLIS_MAX);

@@ -1,0 +1,180 @@
+//! The VMs of a shard: for each its cell, its link, and what it was assigned.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use abi::frame::code::Window;
+use abi::frame::log::Line;
+
+use super::catalog::OpenPackage;
+use crate::cell::{Cell, OwnReply};
+use crate::egress::Egress;
+use crate::invoke::VmId;
+use crate::link::{GuestFault, Link};
+use crate::log::{InvokeLog, Service};
+use crate::pool::LoadId;
+
+/// Answered invokes of one VM whose late log records are still delivered; the oldest goes first.
+const LATE_LOGS_MAX: usize = 64;
+
+/// A package on its way into a VM's image window.
+struct Placing {
+    load: LoadId,
+    window: Window,
+    /// Kept until the VMM has mapped it.
+    _package: Rc<OpenPackage>,
+}
+
+pub(super) struct Vm {
+    pub(super) link: Link,
+    /// What the frames of this VM are about.
+    pub(super) side: VmSide,
+}
+
+/// Everything of a VM but its rings.
+pub(super) struct VmSide {
+    pub(super) id: VmId,
+    pub(super) cell: Box<Cell>,
+    pub(super) egress: Egress,
+    /// Where its log goes; nowhere before it is assigned.
+    pub(super) service: Service,
+    /// It broke a rule: nothing it says is listened to any more.
+    pub(super) is_faulty: bool,
+    /// It was told to end.
+    pub(super) is_retired: bool,
+    placing: Vec<Placing>,
+    late_logs: Vec<(u64, InvokeLog)>,
+}
+
+impl VmSide {
+    /// Keeps the log of an invoke that was answered before its guest was done with it.
+    pub(super) fn keep_late_log(&mut self, invoke: u64, log: InvokeLog) {
+        if self.late_logs.len() == LATE_LOGS_MAX {
+            self.late_logs.remove(0);
+        }
+        self.late_logs.push((invoke, log));
+    }
+
+    /// A record of such an invoke; one of any other is nobody's.
+    pub(super) fn take_late_line(&mut self, invoke: u64, line: Line<'_>, has_more: bool) {
+        if let Some((_, log)) = self.late_logs.iter_mut().find(|(id, _)| *id == invoke) {
+            log.record(&line, has_more);
+        }
+    }
+}
+
+impl Vm {
+    pub(super) fn new(id: VmId, cell: Box<Cell>, link: Link, egress: Egress) -> Self {
+        let side = VmSide {
+            id,
+            cell,
+            egress,
+            service: Service::none(),
+            is_faulty: false,
+            is_retired: false,
+            placing: Vec::new(),
+            late_logs: Vec::new(),
+        };
+        Self { link, side }
+    }
+
+    /// Asks for a package to be mapped at `window`.
+    ///
+    /// # Errors
+    /// The VMM is gone.
+    pub(super) fn place(
+        &mut self,
+        load: LoadId,
+        package: &Rc<OpenPackage>,
+        window: Window,
+    ) -> std::io::Result<()> {
+        self.side.cell.place(&package.memfd, window.offset, window.bytes)?;
+        self.side.placing.push(Placing { load, window, _package: Rc::clone(package) });
+        Ok(())
+    }
+
+    /// Whether the VMM owes an answer.
+    pub(super) fn is_placing(&self) -> bool {
+        !self.side.placing.is_empty()
+    }
+
+    /// Takes the VMM's answers: packages that are mapped now are named to the guest. Returns one
+    /// load that is done; call again until there is none.
+    ///
+    /// # Errors
+    /// The VMM broke the protocol or is gone (its process' end is reported by the keeper).
+    pub(super) fn take_placed(&mut self) -> Result<Option<LoadId>, PlaceFault> {
+        match self.side.cell.reply() {
+            Ok(None) => Ok(None),
+            Ok(Some(OwnReply::Placed { offset })) => {
+                let placing = &mut self.side.placing;
+                let index = placing.iter().position(|entry| entry.window.offset == offset);
+                let entry = placing.swap_remove(index.ok_or(PlaceFault::Vmm)?);
+                self.link.load_window(entry.load.0, entry.window).map_err(PlaceFault::Guest)?;
+                Ok(Some(entry.load))
+            }
+            Ok(Some(_)) | Err(_) => Err(PlaceFault::Vmm),
+        }
+    }
+}
+
+/// Why a package did not get into the window.
+pub(super) enum PlaceFault {
+    /// The VMM ended or answered nonsense.
+    Vmm,
+    /// The guest broke a ring.
+    Guest(GuestFault),
+}
+
+/// All VMs of a shard, in a row for the poll loop and by number for effects.
+#[derive(Default)]
+pub(super) struct Vms {
+    slots: Vec<Option<Box<Vm>>>,
+    places: HashMap<VmId, usize>,
+}
+
+impl Vms {
+    pub(super) fn insert(&mut self, vm: Box<Vm>) {
+        let place = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        self.places.insert(vm.side.id, place);
+        match self.slots.get_mut(place) {
+            Some(slot) => *slot = Some(vm),
+            None => self.slots.push(Some(vm)),
+        }
+    }
+
+    pub(super) fn find(&mut self, id: VmId) -> Option<&mut Vm> {
+        let place = *self.places.get(&id)?;
+        self.slots.get_mut(place)?.as_deref_mut()
+    }
+
+    pub(super) fn remove(&mut self, id: VmId) -> Option<Box<Vm>> {
+        let place = self.places.remove(&id)?;
+        self.slots.get_mut(place)?.take()
+    }
+
+    /// Places to be served in turn; some are empty.
+    pub(super) fn places(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Takes a VM out while it is served, so that serving it may touch everything else.
+    pub(super) fn take(&mut self, place: usize) -> Option<Box<Vm>> {
+        self.slots.get_mut(place)?.take()
+    }
+
+    /// Puts it back, unless it was removed meanwhile.
+    pub(super) fn put_back(&mut self, place: usize, vm: Box<Vm>) {
+        if self.places.get(&vm.side.id) == Some(&place) {
+            self.slots[place] = Some(vm);
+        }
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Vm> {
+        self.slots.iter_mut().filter_map(Option::as_deref_mut)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.places.len()
+    }
+}

@@ -1,0 +1,69 @@
+//! Wakes one task of the same executor: log delivery and egress relays tell the shard, and the
+//! shard tells them, that there is something to do.
+//!
+//! A raise that nobody waits for is kept, further ones fall together with it: what is to be done
+//! lies in the state both sides look at, never in the signal.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+
+/// A wake-up for at most one waiting task.
+#[derive(Debug, Default)]
+pub struct Signal {
+    is_raised: Cell<bool>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+impl Signal {
+    /// Wakes the waiting task, or the next one that waits.
+    pub fn raise(&self) {
+        self.is_raised.set(true);
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+
+    /// Completes once the signal was raised since the last completion. May be dropped at any
+    /// time without losing a raise.
+    pub async fn wait(&self) {
+        poll_fn(|context| self.poll_wait(context)).await;
+    }
+
+    /// [`Signal::wait`] for futures written by hand.
+    pub fn poll_wait(&self, context: &Context<'_>) -> Poll<()> {
+        if self.is_raised.take() {
+            return Poll::Ready(());
+        }
+        let mut waiter = self.waiter.borrow_mut();
+        match &mut *waiter {
+            Some(known) => known.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::Signal;
+
+    #[test]
+    fn a_raise_before_the_wait_is_kept_once() {
+        let signal = Signal::default();
+        signal.raise();
+        signal.raise();
+        assert_eq!(block_on(poll_once(signal.wait())), Some(()));
+        assert_eq!(block_on(poll_once(signal.wait())), None);
+    }
+
+    #[test]
+    fn a_dropped_wait_loses_nothing() {
+        let signal = Signal::default();
+        assert_eq!(block_on(poll_once(signal.wait())), None);
+        signal.raise();
+        assert_eq!(block_on(poll_once(signal.wait())), Some(()));
+    }
+}

@@ -1,0 +1,132 @@
+//! The control thread: serves the node's messages and the guest's timer while the vCPU runs.
+//!
+//! It ends the process when the node asks for it or closes its end of the socket, which is also
+//! what happens when the node is killed.
+
+use crate::clock::Clock;
+use crate::gone::{Doing, Gone};
+use crate::memory::Window;
+use crate::vcpu::Preempt;
+use abi::control::{MESSAGE_BYTES_MAX, Reply, Request};
+use abi::layout::region as layout;
+use abi::ring::Memory;
+use region::{Doorbell, Region, message};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Bytes of a reason in a `Gone` reply; leaves room for the message around it.
+const REASON_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
+
+/// Sends a reply; a node that is gone does not miss it.
+pub(crate) fn reply(socket: impl AsFd, reply: &Reply<'_>) {
+    let mut buffer = [0; MESSAGE_BYTES_MAX];
+    if let Ok(length) = reply.encode(&mut buffer) {
+        let _ = message::send(socket, &buffer[..length], &[]);
+    }
+}
+
+/// Tells the node why the VM is over and ends the process.
+pub(crate) fn end(socket: impl AsFd, gone: &Gone) -> ! {
+    let mut reason = gone.to_string();
+    let mut length = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(length) {
+        length -= 1;
+    }
+    reason.truncate(length);
+    reply(socket, &Reply::Gone { blame: gone.blame(), reason: &reason });
+    std::process::exit(0)
+}
+
+/// A request with its descriptors; `None` when the node closed the socket.
+pub(crate) fn receive(socket: impl AsFd) -> Result<Option<(Request, Vec<OwnedFd>)>, Gone> {
+    let mut buffer = [0; MESSAGE_BYTES_MAX];
+    let received = loop {
+        match message::receive(&socket, &mut buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+            other => break other.doing("receive a control message")?,
+        }
+    };
+    if received.length == 0 {
+        return Ok(None);
+    }
+    let request = Request::decode(&buffer[..received.length]);
+    let request = request.map_err(|_| Gone::Request("it is malformed"))?;
+    Ok(Some((request, received.descriptors)))
+}
+
+/// All the control thread works with.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) socket: OwnedFd,
+    pub(crate) timer: Doorbell,
+    pub(crate) region: Region,
+    pub(crate) window: Window,
+    /// First byte of the window that packages may be placed at: behind the root image.
+    pub(crate) packages_from: u64,
+    pub(crate) clock: Clock,
+    pub(crate) preempt: Arc<Preempt>,
+}
+
+impl Control {
+    /// Serves until the process ends.
+    pub(crate) fn serve(mut self) -> ! {
+        let mut deadline = None;
+        loop {
+            if let Err(gone) = self.step(&mut deadline) {
+                end(&self.socket, &gone);
+            }
+        }
+    }
+
+    fn step(&mut self, deadline: &mut Option<u64>) -> Result<(), Gone> {
+        let (has_message, has_timer) = self.wait(*deadline)?;
+        if has_timer {
+            self.timer.drain().doing("read the timer's doorbell")?;
+            let wanted = self.region.load_u64(layout::DEADLINE);
+            *deadline = (wanted != u64::MAX).then_some(wanted);
+            self.preempt.arm();
+        }
+        if deadline.is_some_and(|deadline| deadline <= self.clock.now()) {
+            *deadline = None;
+            self.preempt.fire();
+        }
+        if has_message {
+            self.serve_one()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a message, the timer's doorbell or the deadline.
+    fn wait(&self, deadline: Option<u64>) -> Result<(bool, bool), Gone> {
+        let limit: Option<Timespec> = deadline.and_then(|deadline| self.clock.until(deadline));
+        let mut entries =
+            [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.timer, PollFlags::IN)];
+        match poll(&mut entries, limit.as_ref()) {
+            Err(Errno::INTR) => Ok((false, false)),
+            Err(error) => Err(error).doing("wait for the node"),
+            Ok(_) => {
+                let [message, timer] = entries.map(|entry| !entry.revents().is_empty());
+                Ok((message, timer))
+            }
+        }
+    }
+
+    fn serve_one(&mut self) -> Result<(), Gone> {
+        let Some((request, descriptors)) = receive(&self.socket)? else { std::process::exit(0) };
+        match (request, descriptors.as_slice()) {
+            (Request::Stop, []) => Err(Gone::Asked),
+            (Request::Place { offset, bytes }, [package]) if offset >= self.packages_from => {
+                self.window.place(offset, bytes, package).doing("place a package")?;
+                reply(&self.socket, &Reply::Placed { offset });
+                Ok(())
+            }
+            (Request::Place { .. } | Request::Stop | Request::Start(_), _) => {
+                Err(Gone::Request("not one for a running VM"))
+            }
+        }
+    }
+}
