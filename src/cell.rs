@@ -10,10 +10,12 @@
 //! A VMM dies with the thread that spawned it (parent-death signal), so the keeper's thread lives
 //! as long as the node.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -47,7 +49,9 @@ pub(crate) struct NurserySettings {
     /// The root image, a tar archive of whole pages.
     pub(crate) root_image: Vec<u8>,
     /// A VMM to use instead of the embedded one.
-    pub(crate) vmm: Option<std::path::PathBuf>,
+    pub(crate) vmm: Option<PathBuf>,
+    /// A guest kernel to use instead of the embedded one.
+    pub(crate) kernel: Option<PathBuf>,
 }
 
 /// What every cell is made from.
@@ -75,11 +79,8 @@ impl Nursery {
         let earlier = ClockSample::take();
         let kvm = open_kvm()?;
         let host = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-        let vmm = match &settings.vmm {
-            None => embedded::VMM.to_vec(),
-            Some(path) => std::fs::read(path)
-                .map_err(|error| format!("the VMM at {} cannot be read: {error}", path.display()))?,
-        };
+        let vmm = read_or(settings.vmm.as_deref(), embedded::VMM)?;
+        let kernel = read_or(settings.kernel.as_deref(), embedded::GUEST_KERNEL)?;
         let vmm = sealed::executable("pilotlight-vmm", &vmm).map_err(host("no memfd"))?;
         let root_image_bytes = settings.root_image.len() as u64;
         let root_image =
@@ -99,7 +100,7 @@ impl Nursery {
             cgroups: Cgroups::prepare(),
             flavour: Flavour::Stock,
         };
-        nursery.capture_base()?;
+        nursery.capture_base(&kernel)?;
         if let Some(rest) = CLOCK_BASELINE
             .as_nanos()
             .checked_sub(u128::from(region::clock::monotonic_nanos() - earlier.monotonic_nanos))
@@ -131,8 +132,8 @@ impl Nursery {
         self.root_image_bytes.next_multiple_of(PAGE_BYTES)
     }
 
-    fn capture_base(&mut self) -> Result<(), String> {
-        let kernel = sealed::frozen("pilotlight-kernel", embedded::GUEST_KERNEL)
+    fn capture_base(&mut self, kernel: &[u8]) -> Result<(), String> {
+        let kernel = sealed::frozen("pilotlight-kernel", kernel)
             .map_err(|error| format!("no memfd: {error}"))?;
         let shared = SharedParts::new(0).map_err(|error| format!("no shared memory: {error}"))?;
         let nobody = Doorbell::new().map_err(|error| format!("no eventfd: {error}"))?;
@@ -306,6 +307,13 @@ impl SharedParts {
     }
 }
 
+/// The file's bytes, or those the library carries.
+fn read_or(path: Option<&Path>, embedded: &'static [u8]) -> Result<Cow<'static, [u8]>, String> {
+    let Some(path) = path else { return Ok(Cow::Borrowed(embedded)) };
+    let read = std::fs::read(path);
+    read.map(Cow::Owned).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}
+
 fn open_kvm() -> Result<OwnedFd, String> {
     match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(file) => Ok(file.into()),
@@ -450,7 +458,7 @@ impl Infant {
     /// Ends the process, whatever it does.
     pub(crate) fn kill(&self) {
         // It may be over already.
-        drop(rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL));
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
     /// Waits for the process' end, removes its group and says how it ended.

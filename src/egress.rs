@@ -343,7 +343,8 @@ mod tests {
         assert_eq!(fault(&[(stream::DATA, 0, &whole)]), None);
         let over: [(u8, u8, &[u8]); 2] = [(stream::DATA, 0, &whole), (stream::DATA, 0, b"x")];
         assert_eq!(fault(&over), Some(Fault::Excess));
-        let data_behind_end: [(u8, u8, &[u8]); 2] = [(stream::FIN, 0, &[]), (stream::DATA, 0, b"x")];
+        let data_behind_end: [(u8, u8, &[u8]); 2] =
+            [(stream::FIN, 0, &[]), (stream::DATA, 0, b"x")];
         assert_eq!(fault(&data_behind_end), Some(Fault::Malformed));
         assert_eq!(fault(&[(stream::FIN, 0, &[]), (stream::FIN, 0, &[])]), Some(Fault::Malformed));
         assert_eq!(fault(&[(stream::CLOSE, 0, &[]), (stream::FIN, 0, &[])]), Some(Fault::Stranger));

@@ -135,7 +135,7 @@ impl<F: Fn(News)> Round<F> {
         let pidfds: Vec<_> = self.infants.iter().map(Infant::pidfd).collect();
         entries.extend(pidfds.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
         // An interrupted wait is a wait that ended early.
-        drop(rustix::event::poll(&mut entries, None));
+        let _ = rustix::event::poll(&mut entries, None);
         drop(self.bell.drain());
     }
 

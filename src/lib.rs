@@ -2,6 +2,18 @@
 //!
 //! Modules are listed in reading order, which is dependency order: each uses only those below it.
 
+mod node;
+mod door;
+pub mod client;
+mod shard;
+mod librarian;
+mod keeper;
+mod cell;
+mod cgroup;
+mod link;
+mod inbox;
+#[expect(unsafe_code, reason = "the runtime's only way to wait on a descriptor made elsewhere")]
+mod wait;
 pub mod route;
 pub mod pool;
 pub mod store;
@@ -10,7 +22,13 @@ pub mod metrics;
 pub mod log;
 pub mod egress;
 pub mod signal;
+pub mod socket;
 pub mod credential;
 pub mod config;
 pub mod invoke;
+mod root_image;
 mod archive;
+mod embedded;
+
+pub use config::Config;
+pub use node::{Node, NodeError};

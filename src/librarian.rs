@@ -9,18 +9,20 @@
 //! the letter to the shard that asked. A slow name look-up holds up other look-ups only.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use region::Contents;
 
-use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::invoke::{Digest, Function, FunctionName, InvokeId, User};
 use crate::pool::PackageRef;
 use crate::shard::Letter;
 use crate::socket::settings::{PackageForm, Settings};
-use crate::store::{Deploy, Program, Store};
+use crate::package::Form;
+use crate::store::{Deployment, Store, StoreError};
 
 /// Who asked, and under which number.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +58,13 @@ pub(crate) struct Reply {
     pub(crate) json: String,
 }
 
+/// A verified package in memory.
+pub(crate) struct OpenPackage {
+    /// Sealed: nobody changes it any more.
+    pub(crate) memfd: OwnedFd,
+    pub(crate) contents: Contents,
+}
+
 /// What became of it.
 pub(crate) enum Report {
     /// There is a function now, or another one under the same name.
@@ -65,7 +74,7 @@ pub(crate) enum Report {
     /// A job for a client could not be done.
     Refused { client: u64, request: u64, code: &'static str, message: String },
     /// A package is verified; or cannot be used, which was reported to the operator.
-    Opened { package: PackageRef, open: Option<crate::store::OpenPackage> },
+    Opened { package: PackageRef, open: Option<OpenPackage> },
     /// A name was looked up; the text says what is wrong with it.
     Resolved { invoke: InvokeId, found: Result<SocketAddr, String> },
 }
@@ -84,10 +93,9 @@ impl Librarian {
     /// The process is out of threads.
     pub(crate) fn start(
         store: Store,
-        config: Arc<Config>,
         inboxes: Arc<[Arc<Inbox<Letter>>]>,
     ) -> std::io::Result<Self> {
-        let desk = Desk { store, config, inboxes: Arc::clone(&inboxes) };
+        let desk = Desk { store, inboxes: Arc::clone(&inboxes) };
         let (jobs, job_queue) = unbounded();
         let (look_ups, look_up_queue) = unbounded();
         let builder = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -121,20 +129,19 @@ impl Drop for Librarian {
 
 struct Desk {
     store: Store,
-    config: Arc<Config>,
     inboxes: Arc<[Arc<Inbox<Letter>>]>,
 }
 
 impl Desk {
-    fn work(mut self, jobs: &Receiver<Job>) {
+    fn work(self, jobs: &Receiver<Job>) {
         for job in jobs {
             match job {
                 Job::Deploy { ticket, user, name, settings, package } => {
-                    self.deploy(ticket, (user, name), settings, &package);
+                    self.deploy(ticket, (user, name), &settings, &package);
                 }
                 Job::Remove { ticket, user, name } => self.remove(ticket, user, name),
                 Job::Open { shard, package, digest } => {
-                    let open = self.store.open_package(&digest);
+                    let open = self.open(&digest);
                     if let Err(error) = &open {
                         eprintln!("pilotlight: package {digest} cannot be used: {error}");
                     }
@@ -145,32 +152,35 @@ impl Desk {
         }
     }
 
+    fn open(&self, digest: &Digest) -> Result<OpenPackage, StoreError> {
+        let memfd = self.store.open_package(digest)?;
+        let contents = Contents::map(&memfd)
+            .map_err(|source| StoreError::Io { path: digest.to_string().into(), source })?;
+        Ok(OpenPackage { memfd, contents })
+    }
+
     fn deploy(
-        &mut self,
+        &self,
         ticket: Ticket,
         (user, name): (User, FunctionName),
-        settings: Settings,
+        settings: &Settings,
         package: &[u8],
     ) {
-        let requests = &self.config.requests;
-        let or = |given: u64, default: u64| if given == 0 { default } else { given };
-        let memory_mib =
-            or(u64::from(settings.memory_mib), u64::from(requests.memory_mib_default));
-        let deploy = Deploy {
+        let deployment = Deployment {
             user,
             name,
-            entry: settings.entry,
-            arguments: settings.arguments,
-            environment: settings.environment,
+            form: match settings.package {
+                PackageForm::Elf => Form::Elf,
+                PackageForm::Tar => Form::Tar,
+            },
+            entry: &settings.entry,
+            arguments: &settings.arguments,
+            environment: &settings.environment,
             contract: settings.contract,
-            memory_mib: u32::try_from(memory_mib).unwrap_or(u32::MAX),
-            timeout_millis: or(settings.timeout_millis, requests.timeout_millis_default),
+            memory_mib: settings.memory_mib,
+            timeout_millis: settings.timeout_millis,
         };
-        let program = match settings.package {
-            PackageForm::Elf => Program::Elf(package),
-            PackageForm::Tar => Program::Tar(package),
-        };
-        match self.store.deploy(deploy, program) {
+        match self.store.deploy(&deployment, package) {
             Ok(function) => {
                 let json = serde_json::to_string(&function).unwrap_or_default();
                 self.tell_all(ticket, json, |reply_to| Report::Stored {
@@ -182,7 +192,7 @@ impl Desk {
         }
     }
 
-    fn remove(&mut self, ticket: Ticket, user: User, name: FunctionName) {
+    fn remove(&self, ticket: Ticket, user: User, name: FunctionName) {
         match self.store.remove(user, name) {
             Ok(()) => self.tell_all(ticket, "{}".to_owned(), |reply_to| Report::Removed {
                 user,

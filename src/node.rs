@@ -16,9 +16,8 @@
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use abi::layout::Flavour;
@@ -30,11 +29,13 @@ use crate::config::Config;
 use crate::credential::NodeKey;
 use crate::inbox::Inbox;
 use crate::keeper::Keeper;
-use crate::librarian::{Library, Librarian};
+use crate::librarian::Librarian;
 use crate::pool::Pool;
 use crate::pool::index::Index;
 use crate::root_image::RootImage;
-use crate::shard::{Letter, NodeFacts, Setting, Shard, greet};
+use crate::door::{Door, greet};
+use crate::shard::{Letter, NodeFacts, Setting, Shard};
+use crate::store::Store;
 
 /// Letters that may wait for one shard.
 const LETTERS_MAX: usize = 4096;
@@ -62,7 +63,8 @@ impl std::error::Error for NodeError {}
 pub struct Node {
     inboxes: Arc<[Arc<Inbox<Letter>>]>,
     threads: Vec<ExecutorJoinHandle<io::Result<()>>>,
-    socket: Option<PathBuf>,
+    door: Option<Door>,
+    config: Arc<Config>,
     flavour: Flavour,
     warning: Option<String>,
 }
@@ -77,8 +79,9 @@ impl Node {
         let cores = config
             .core_split(&available_cores()?)
             .map_err(|error| NodeError(error.to_string()))?;
-        let library = Library::open(&config).map_err(NodeError)?;
-        let functions = library.functions().map_err(NodeError)?;
+        let store = Store::open(&config.paths.state, &config);
+        let store = store.map_err(|error| NodeError(error.to_string()))?;
+        let functions = store.functions().map_err(|error| NodeError(error.to_string()))?;
         let root_image = RootImage::load(config.paths.root_image.as_deref())
             .map_err(|error| NodeError(format!("the root image cannot be read: {error}")))?;
         let nursery = Nursery::boot(NurserySettings {
@@ -98,14 +101,21 @@ impl Node {
         let inboxes: Arc<[_]> = inboxes.map_err(broken)?.into();
         let facts = Arc::new(NodeFacts::new(&nursery, &cores));
         let node_key = Arc::new(NodeKey::random().map_err(broken)?);
-        let librarian =
-            Arc::new(Librarian::start(library, Arc::clone(&inboxes)).map_err(broken)?);
+        let librarian = Librarian::start(store, Arc::clone(&inboxes)).map_err(broken)?;
+        let librarian = Arc::new(librarian);
         let limits = config.pool_limits(u32::from(shards), nursery.window_start());
         let (config, nursery) = (Arc::new(config), Arc::new(nursery));
-        let index = Arc::new(Index::new(usize::from(shards)));
+        let (_index, publishers) = Index::new(shards, config.pools.vms_max);
         let mut node =
-            Self { inboxes, threads: Vec::new(), socket: None, flavour, warning: root_image.warning };
-        for (shard, core) in (0..shards).zip(&cores.shards) {
+            Self {
+            inboxes,
+            threads: Vec::new(),
+            door: None,
+            config: Arc::clone(&config),
+            flavour,
+            warning: root_image.warning,
+        };
+        for ((shard, core), publisher) in (0..shards).zip(&cores.shards).zip(publishers) {
             let inbox = Arc::clone(&node.inboxes[usize::from(shard)]);
             let doorbell = inbox.doorbell().duplicate().map_err(broken)?.into();
             let tell = move |news| inbox.post_blocking(Letter::News(news));
@@ -115,7 +125,7 @@ impl Node {
                 inboxes: Arc::clone(&node.inboxes),
                 keeper: Keeper::start(Arc::clone(&nursery), doorbell, tell).map_err(broken)?,
                 librarian: Arc::clone(&librarian),
-                publisher: Index::publisher(&index, shard),
+                publisher,
                 pool: Pool::new(limits, shard, shards),
                 functions: functions.clone(),
                 shard,
@@ -146,11 +156,8 @@ impl Node {
             // What was there was left behind by a node that is gone: nobody answered.
             Err(_) | Ok(()) => {}
         }
-        let (answer, answered) = mpsc::channel();
-        self.inboxes[0].post_blocking(Letter::Listen(socket.to_owned(), answer));
-        let listening = answered.recv().map_err(|error| failed(&error))?;
-        listening.map_err(|error| failed(&error))?;
-        self.socket = Some(socket.to_owned());
+        let door = Door::open(socket, Arc::clone(&self.inboxes), Arc::clone(&self.config));
+        self.door = Some(door.map_err(|error| failed(&error))?);
         Ok(())
     }
 
@@ -159,8 +166,8 @@ impl Node {
     /// # Errors
     /// The process is out of descriptors, or the node is stopping.
     pub fn client(&self) -> Result<Client, ClientError> {
-        let (ours, theirs) = UnixStream::pair().map_err(ClientError::Lost)?;
-        let connection = greet(&theirs).map_err(ClientError::Lost)?;
+        let (ours, theirs) = UnixStream::pair().map_err(ClientError::Io)?;
+        let connection = greet(&theirs, &self.config).map_err(ClientError::Io)?;
         self.inboxes[0].post_blocking(Letter::Client(theirs, Box::new(connection)));
         Client::over(ours)
     }
@@ -183,6 +190,7 @@ impl Node {
     }
 
     fn end(&mut self) {
+        self.door = None;
         for inbox in self.inboxes.iter() {
             inbox.post_blocking(Letter::Stop);
         }
@@ -190,9 +198,6 @@ impl Node {
             if let Err(error) = thread.join() {
                 eprintln!("pilotlight: a shard ended badly: {error}");
             }
-        }
-        if let Some(socket) = self.socket.take() {
-            drop(std::fs::remove_file(socket));
         }
     }
 }

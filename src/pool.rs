@@ -108,6 +108,25 @@ pub struct Census {
     pub spawn_failures: u32,
 }
 
+/// Where an invoke is that has no answer yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// In the queue.
+    Waiting,
+    /// A container is reserved; its package is on the way.
+    Loading {
+        /// In which VM.
+        vm: VmId,
+    },
+    /// It was sent.
+    Running {
+        /// To which VM.
+        vm: VmId,
+        /// Into which container.
+        container: ContainerId,
+    },
+}
+
 /// What a pool can do for a key at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sight {
@@ -156,8 +175,14 @@ impl Pool {
             Event::Tick => self.tick(now, effects),
             Event::Stop => self.stop(now, effects),
         }
+        // Refilling may make a VM leave, and that may give its user's waiting invokes room; each
+        // round takes an idle VM, so the rounds end.
         self.serve_waiting(now, effects);
         self.refill(now, effects);
+        while !matches!(self.serve, Serve::Nobody) {
+            self.serve_waiting(now, effects);
+            self.refill(now, effects);
+        }
         self.publish(effects);
     }
 
@@ -174,6 +199,21 @@ impl Pool {
     pub fn place_of(&self, invoke: InvokeId) -> Option<(VmId, ContainerId)> {
         let running = self.inflight.running(invoke)?;
         running.is_sent.then_some((running.vm, running.container))
+    }
+
+    /// What became of an invoke so far; `None`: it was answered, or never came.
+    #[must_use]
+    pub fn whereabouts(&self, invoke: InvokeId) -> Option<Whereabouts> {
+        if let Some(running) = self.inflight.running(invoke) {
+            let (vm, container) = (running.vm, running.container);
+            return Some(match running.is_sent {
+                true => Whereabouts::Running { vm, container },
+                false => Whereabouts::Loading { vm },
+            });
+        }
+        let mut waiting = self.inflight.all_waiting();
+        let waits = waiting.any(|waiting| waiting.arrival.invoke == invoke);
+        waits.then_some(Whereabouts::Waiting)
     }
 
     /// What this shard can do for a key at once.
@@ -421,6 +461,10 @@ impl Pool {
             }
         }
         let is_idle = self.active.finish(vm, now);
+        if is_idle {
+            // It may give way to a VM for another key of its user.
+            self.serve = Serve::Everybody;
+        }
         if is_idle && self.is_stopping {
             self.expel(vm, RetireReason::Stopping, Blame::Nobody, now, effects);
         }

@@ -16,7 +16,6 @@ mod catalog;
 mod clients;
 mod logging;
 mod vms;
-mod door;
 mod engine;
 mod guest;
 mod requests;
@@ -24,10 +23,8 @@ mod answers;
 mod status;
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use futures_lite::future::or;
@@ -65,8 +62,6 @@ pub(crate) enum Letter {
     Report(Report),
     /// A client.
     Client(UnixStream, Box<Connection>),
-    /// Accept clients at this path; how that went.
-    Listen(PathBuf, Sender<std::io::Result<()>>),
     /// Finish what runs, then end.
     Stop,
 }
@@ -84,7 +79,7 @@ pub(crate) struct Setting {
     pub(crate) functions: Vec<Function>,
     pub(crate) shard: u16,
     pub(crate) first_invoke: u64,
-    pub(crate) facts: Arc<status::NodeFacts>,
+    pub(crate) facts: Arc<NodeFacts>,
 }
 
 pub(crate) use status::NodeFacts;
@@ -103,7 +98,7 @@ impl Shard {
     /// Sets up a shard inside its executor.
     pub(crate) fn new(setting: Setting) -> Self {
         let wake = Rc::new(Signal::default());
-        let limits = setting.config.log_limits();
+        let limits = crate::log::Limits::from(&setting.config.log);
         let seed = setting.first_invoke ^ monotonic_nanos();
         let relay = Relay::new(limits, monotonic_nanos, seed, Rc::clone(&wake));
         let clients_max = setting.config.requests.connections_max as usize;
@@ -266,16 +261,13 @@ impl Engine {
             }
             Letter::Report(Report::Refused { client, request, code, message }) => {
                 if let Some(client) = clients.find_number(client) {
-                    drop(client.connection.error(request, code, &message));
+                    let _ = client.connection.error(request, code, &message);
                 }
             }
             Letter::Client(stream, connection) => {
                 if let Err(error) = clients.adopt(stream, *connection, now) {
                     eprintln!("pilotlight: a client was turned away: {error}");
                 }
-            }
-            Letter::Listen(path, answer) => {
-                drop(answer.send(door::open(&path, Arc::clone(&self.inboxes))));
             }
             Letter::Stop => self.drive(Event::Stop, now, None),
         }
@@ -284,7 +276,7 @@ impl Engine {
     fn reply(&self, reply_to: Option<crate::librarian::Reply>, clients: &mut Clients) {
         let Some(reply) = reply_to else { return };
         if let Some(client) = clients.find_number(reply.client) {
-            drop(client.connection.reply(reply.request, reply.json.as_bytes()));
+            let _ = client.connection.reply(reply.request, reply.json.as_bytes());
         }
     }
 

@@ -5,7 +5,7 @@
 //! completes when somebody rings, a socket becomes a stream whose peek completes when it is
 //! readable. While a shard polls, neither is touched.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use glommio::io::BufferedFile;
@@ -51,14 +51,4 @@ impl Ear {
         // What went wrong is seen by the shard's own receive.
         drop(self.0.peek(&mut [0]).await);
     }
-}
-
-/// Takes a connection out of the runtime: the same socket as a standard one.
-///
-/// # Errors
-/// The process is out of descriptors.
-pub(crate) fn adopt(accepted: &glommio::net::UnixStream) -> std::io::Result<UnixStream> {
-    // SAFETY: `accepted` owns the descriptor and is borrowed for as long as the borrow lives.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(accepted.as_raw_fd()) };
-    Ok(UnixStream::from(borrowed.try_clone_to_owned()?))
 }

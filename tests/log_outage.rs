@@ -118,7 +118,10 @@ fn records_for_a_service_that_stays_away_are_given_up_by_age() {
         log.record(&line(0, "x"), false);
         settle(&log, &news).await;
         let reason = Some(Reason::Unreachable);
-        assert_eq!(log.account(), Account { produced: 1, dropped: 1, reason, ..Account::default() });
+        assert_eq!(
+            log.account(),
+            Account { produced: 1, dropped: 1, reason, ..Account::default() }
+        );
     });
 }
 

@@ -42,8 +42,12 @@ fn assert_refused(identity: impl FnOnce(&Authority) -> Option<Identity>) {
     let authority = Authority::new("right");
     let rsyslog = Rsyslog::tls(&authority);
     let (account, trouble) = send(&rsyslog, &authority, identity(&authority).as_ref());
-    let refused =
-        Account { produced: COUNT, dropped: COUNT, reason: Some(Reason::Refused), ..Account::default() };
+    let refused = Account {
+        produced: COUNT,
+        dropped: COUNT,
+        reason: Some(Reason::Refused),
+        ..Account::default()
+    };
     assert_eq!(account, refused, "{trouble}\n{}", rsyslog.diagnostics());
     assert_ne!(trouble, "");
     // What comes next arrives: the service was up and its file is whole.
@@ -103,8 +107,7 @@ fn a_service_of_another_name_gets_nothing() {
             key: Some(accepted.key.as_bytes()),
         };
         let name = format!("not.{SERVER_NAME}");
-        let destination =
-            Destination::syslog_tls(rsyslog.address(), &name, pem).unwrap();
+        let destination = Destination::syslog_tls(rsyslog.address(), &name, pem).unwrap();
         let service = relay.service([1; 32], || Ok(destination)).unwrap();
         let log = service.begin(origin());
         log.record(&line(0, "must not arrive"), false);

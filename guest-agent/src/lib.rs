@@ -17,8 +17,18 @@
 
 extern crate alloc;
 
+pub mod syscall;
+pub mod process;
+pub mod futex;
+pub mod signal;
+pub mod time;
+pub mod vdso;
+pub mod socket;
+pub mod filesystem;
+pub mod file;
 pub mod elf;
 pub mod memory;
+pub mod identity;
 pub mod world;
 pub mod entropy;
 pub mod errno;

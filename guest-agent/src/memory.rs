@@ -33,7 +33,11 @@ pub const ADDRESS_MIN: u64 = 0x1_0000;
 /// Most areas of a process, as Linux' `max_map_count`.
 const AREAS_MAX: usize = 65_530;
 
-/// One page of an address space.
+/// Bytes of a page, as a length.
+pub const PAGE: usize = 4096;
+const _: () = assert!(PAGE as u64 == PAGE_BYTES);
+
+/// The page an address lies in.
 const fn page_of(address: u64) -> u64 {
     address & !(PAGE_BYTES - 1)
 }

@@ -20,6 +20,7 @@ use crate::memory::{Access, Area, Kind, Memory, Range};
 
 /// Where the code starts in the page; the tables in front of it are shorter.
 const TEXT: u64 = 0x400;
+const FUNCTIONS_AT: usize = 0x400;
 
 /// The code, position independent as long as the clock page lies just below. `r10` is all ones to
 /// ask `now` for realtime, 0 for monotonic time; `now` returns nanoseconds in `rax` by the
@@ -238,7 +239,7 @@ fn image() -> Vec<u8> {
     }
     let end = bytes.align();
     assert!(end <= TEXT, "the tables end before the code");
-    bytes.0.resize(TEXT as usize, 0);
+    bytes.0.resize(FUNCTIONS_AT, 0);
     bytes.0.extend_from_slice(CODE);
     let headers = headers(bytes.0.len() as u64, dynamic, end - dynamic);
     bytes.0[..HEADERS].copy_from_slice(&headers);
@@ -308,8 +309,9 @@ mod tests {
     fn binutils_find_the_versioned_functions() {
         let path = std::env::temp_dir().join(format!("vdso-{}.so", std::process::id()));
         std::fs::write(&path, image()).unwrap();
-        let output = Command::new("readelf").args(["-W", "--dyn-syms", "--use-dynamic"]).arg(&path);
-        let output = { output }.output().unwrap();
+        let mut command = Command::new("readelf");
+        let output = command.args(["-W", "--dyn-syms", "--use-dynamic"]).arg(&path).output();
+        let output = output.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         std::fs::remove_file(&path).unwrap();
         for name in ["__vdso_clock_gettime", "__vdso_gettimeofday", "__vdso_time", "__vdso_getcpu"]

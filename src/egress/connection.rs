@@ -72,7 +72,8 @@ struct Inner {
 impl Inner {
     fn has_news(&self) -> bool {
         let has_facts = self.opened.is_some() || self.failed.is_some() || self.has_end;
-        let has_credit = self.taken > 0 && (self.taken >= CREDIT_LOT_BYTES || self.to_remote.is_empty());
+        let has_credit =
+            self.taken > 0 && (self.taken >= CREDIT_LOT_BYTES || self.to_remote.is_empty());
         self.has_close || has_facts || has_credit || !self.to_guest.is_empty()
     }
 }
@@ -240,8 +241,7 @@ pub(super) async fn run(state: Rc<State>, address: SocketAddr) {
 
 async fn connect_and_move(state: &State, address: SocketAddr) -> io::Result<()> {
     let limits = state.shared.limits;
-    let connect =
-        TcpStream::connect_timeout(address, Duration::from_nanos(limits.connect_nanos));
+    let connect = TcpStream::connect_timeout(address, Duration::from_nanos(limits.connect_nanos));
     let closed = async {
         while !state.inner.borrow().is_closed {
             state.wake.wait().await;

@@ -162,7 +162,8 @@ impl Session {
 
     /// When to look again though nothing moves: a confirmation, a stall, or the end of patience.
     fn due_nanos(&self) -> u64 {
-        let patience = if self.out.is_empty() { self.limits.idle_nanos } else { self.limits.stall_nanos };
+        let patience =
+            if self.out.is_empty() { self.limits.idle_nanos } else { self.limits.stall_nanos };
         let moves = self.moved_nanos.saturating_add(patience);
         self.unconfirmed.front().map_or(moves, |batch| moves.min(batch.due_nanos))
     }

@@ -67,7 +67,8 @@ impl Spool {
         self.bytes += record.bytes();
         self.records.push_back(record);
         let is_over = |spool: &Self| {
-            spool.records.len() > spool.limits.spool_records || spool.bytes > spool.limits.spool_bytes
+            spool.records.len() > spool.limits.spool_records
+                || spool.bytes > spool.limits.spool_bytes
         };
         while is_over(self) {
             let Some(oldest) = self.records.remove(self.sent) else { return };

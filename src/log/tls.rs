@@ -132,10 +132,7 @@ fn identity(pem: Pem<'_>) -> Result<Option<Identity>, Unusable> {
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-fn certificates(
-    file: &'static str,
-    pem: &[u8],
-) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+fn certificates(file: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
     CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| Unusable::Malformed(file, error.to_string()))
@@ -145,10 +142,8 @@ fn certificates(
 mod tests {
     use super::*;
 
-    const ADDRESS: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(
-        std::net::Ipv4Addr::LOCALHOST,
-        6514,
-    ));
+    const ADDRESS: SocketAddr =
+        SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 6514));
 
     fn own() -> (String, String) {
         let own = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();

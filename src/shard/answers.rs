@@ -5,11 +5,11 @@ use abi::frame::outcome::{Outcome as GuestOutcome, Status};
 use super::clients::{ClientId, Clients};
 use super::engine::{Engine, Running};
 use crate::invoke::{
-    ClientFault, GuestFault, InvokeError, InvokeId, Nanos, NodeFault, VmId,
+    ClientFault, GuestFault, InvokeError, InvokeId, LogAccount, Nanos, NodeFault, Timings, VmId,
 };
 use crate::log::InvokeLog;
 use crate::pool::{Answer, Blame};
-use crate::socket::answer::{self, LogAccount, Outcome, Room};
+use crate::socket::answer::{Outcome, Room};
 use crate::socket::request::OPTION_SETTLE_LOGS;
 
 /// Longest time an outcome is held for its log to be delivered, when the client asked for that.
@@ -31,11 +31,12 @@ pub(super) struct Held {
     status: Status,
     detail: u32,
     room: Room,
+    container: u32,
     vm: u64,
     invoke: u64,
     run_nanos: u64,
     memory_peak_bytes: u64,
-    stage_nanos: [u64; answer::STAGES.len()],
+    timings: Timings,
     reason: String,
     response: Vec<u8>,
 }
@@ -50,16 +51,17 @@ impl Engine {
         now: Nanos,
     ) {
         let Some(mut running) = self.running.remove(&invoke) else { return };
-        let Ending { vm, outcome, .. } = ending;
+        let Ending { vm, container, outcome } = ending;
         self.metrics.finished(outcome.status, now.saturating_sub(running.marks.arrived));
         let mut log = running.log.take();
-        if let Some(log) = &mut log {
+        if let Some(log) = &log {
             log.finish();
         }
         if running.is_too_large {
             return self.refuse(invoke, &running, &too_large(self), clients);
         }
-        let stage_nanos = stages(&running, now);
+        let timings = stages(&running, now);
+        self.metrics.staged(&timings);
         let settles = running.options & OPTION_SETTLE_LOGS != 0;
         if let Some(log) = log.take_if(|log| settles && !log.is_settled()) {
             self.held.push(Held {
@@ -70,11 +72,12 @@ impl Engine {
                 status: outcome.status,
                 detail: outcome.detail,
                 room: running.room,
+                container,
                 vm: vm.0,
                 invoke: invoke.0,
                 run_nanos: outcome.run_nanos,
                 memory_peak_bytes: outcome.memory_peak_bytes,
-                stage_nanos,
+                timings,
                 reason: outcome.reason.to_owned(),
                 response: outcome.response.to_vec(),
             });
@@ -88,12 +91,13 @@ impl Engine {
                 status: outcome.status,
                 detail: outcome.detail,
                 room: running.room,
+                container,
                 vm: vm.0,
                 invoke: invoke.0,
                 log: account,
                 run_nanos: outcome.run_nanos,
                 memory_peak_bytes: outcome.memory_peak_bytes,
-                stage_nanos,
+                timings,
                 reason: outcome.reason,
                 log_reason: &log_reason,
                 response: outcome.response,
@@ -123,12 +127,13 @@ impl Engine {
                     status: held.status,
                     detail: held.detail,
                     room: held.room,
+                    container: held.container,
                     vm: held.vm,
                     invoke: held.invoke,
                     log: account,
                     run_nanos: held.run_nanos,
                     memory_peak_bytes: held.memory_peak_bytes,
-                    stage_nanos: held.stage_nanos,
+                    timings: held.timings,
                     reason: &held.reason,
                     log_reason: &log_reason,
                     response: &held.response,
@@ -222,25 +227,24 @@ fn account(log: Option<&InvokeLog>) -> (LogAccount, String) {
     let reason = account.reason.map(|reason| reason.to_string()).unwrap_or_default();
     let account = LogAccount {
         produced: account.produced,
-        delivered: account.handed_over,
+        handed_over: account.handed_over,
         acknowledged: account.acknowledged,
         dropped: account.dropped,
     };
     (account, reason)
 }
 
-/// Nanoseconds of each stage, in the order of [`answer::STAGES`].
-fn stages(running: &Running, now: Nanos) -> [u64; answer::STAGES.len()] {
+/// Where the time of an invoke went.
+fn stages(running: &Running, now: Nanos) -> Timings {
     let marks = &running.marks;
     let acquired = marks.acquired.max(marks.arrived);
-    let loaded = marks.loaded.max(acquired);
-    let dispatched = marks.dispatched.max(loaded);
-    [
-        0,
-        acquired - marks.arrived,
-        dispatched - loaded,
-        loaded - acquired,
-        now.saturating_sub(dispatched),
-        0,
-    ]
+    let dispatched = marks.dispatched.max(acquired);
+    Timings {
+        accept_nanos: 0,
+        route_nanos: acquired - marks.arrived,
+        acquire_nanos: 0,
+        load_nanos: dispatched - acquired,
+        run_nanos: now.saturating_sub(dispatched),
+        reply_nanos: 0,
+    }
 }

@@ -3,14 +3,12 @@
 //! is deployed again gets a new number, and invokes in flight finish on the old one.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use abi::frame::invoke::{Acquire, MESSAGE_BYTES_MAX};
 use abi::wire::Writer;
-use region::Contents;
-
 use crate::invoke::{Digest, Function, FunctionName, User};
+use crate::librarian::OpenPackage;
 use crate::pool::{FunctionFacts, FunctionRef, PackageRef};
 
 /// A function as the shard uses it.
@@ -19,13 +17,6 @@ pub(super) struct Entry {
     pub(super) facts: FunctionFacts,
     /// The encoded acquire message.
     pub(super) acquire: Vec<u8>,
-}
-
-/// A verified package in memory.
-pub(super) struct OpenPackage {
-    /// Sealed: nobody changes it any more.
-    pub(super) memfd: OwnedFd,
-    pub(super) contents: Contents,
 }
 
 /// A package, once somebody needed it.

@@ -15,7 +15,7 @@ use abi::frame::code::Window;
 use zeroize::Zeroize;
 
 use super::answers::Held;
-use super::catalog::{Catalog, OpenPackage, Package};
+use super::catalog::{Catalog, Package};
 use super::clients::ClientId;
 use super::logging::Logging;
 use super::requests::Deploying;
@@ -26,15 +26,15 @@ use crate::config::Config;
 use crate::credential::NodeKey;
 use crate::egress::{Egress, Policy};
 use crate::inbox::Inbox;
-use crate::invoke::{InvokeId, LogProtocol, Nanos, VmId};
+use crate::invoke::{ContainerId, InvokeId, LogProtocol, Nanos, VmId};
 use crate::keeper::{Keeper, Wish};
-use crate::librarian::{Job, Librarian};
+use crate::librarian::{Job, Librarian, OpenPackage};
 use crate::link::Link;
 use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
 use crate::pool::index::Publisher;
 use crate::pool::{
-    Answer, Blame, ContainerId, Effect, Event, LoadId, Notice, PackageRef, Place, Pool,
+    Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool,
 };
 use crate::signal::Signal;
 use crate::socket::answer::Room;
@@ -44,7 +44,6 @@ use crate::socket::answer::Room;
 pub(super) struct Marks {
     pub(super) arrived: Nanos,
     pub(super) acquired: Nanos,
-    pub(super) loaded: Nanos,
     pub(super) dispatched: Nanos,
 }
 
@@ -191,7 +190,7 @@ impl Engine {
                 self.keeper.wish(Wish::Kill { vm: vm.0 });
             }
             Effect::Assign { vm, invoke, key } => {
-                return self.assign(vm, invoke, key.digest(), now);
+                return self.assign(vm, invoke, *key.digest(), now);
             }
             Effect::Load { vm, package, load, place } => {
                 return self.load(WaitingLoad { vm, package, load, place });
@@ -211,8 +210,13 @@ impl Engine {
                 return self.on_link(vm, |link| link.release(container.0));
             }
             Effect::Answer { invoke, answer } => self.answers.push((invoke, answer)),
-            Effect::PublishKey { fingerprint, room } => {
-                self.publisher.publish_key(fingerprint, room);
+            Effect::PublishKey { fingerprint, state } => {
+                let has_room = match state {
+                    KeyState::Absent => None,
+                    KeyState::Full => Some(false),
+                    KeyState::Room => Some(true),
+                };
+                self.publisher.publish_key(fingerprint, has_room);
             }
             Effect::PublishWarm { count } => self.publisher.publish_warm(count),
             Effect::Report(notice) => report(notice),
@@ -368,10 +372,7 @@ impl Engine {
         };
         let link = Link::new(cell.region.clone(), doorbell);
         link.set_poll_nanos(self.config.poll_nanos());
-        let limits = crate::egress::Limits {
-            connections: self.config.egress.connections_per_vm as usize,
-            ..crate::egress::Limits::default()
-        };
+        let limits = crate::egress::Limits::from(&self.config.egress);
         let egress = Egress::new(limits, Rc::clone(&self.wake));
         self.vms.insert(Box::new(Vm::new(id, cell, link, egress)));
         self.drive(Event::SpawnDone { vm: id }, now, None);

@@ -17,6 +17,7 @@ use crate::socket::request::OPTION_WANT_LOG;
 /// Frames for the connections of one VM per turn.
 const STREAM_BURST: usize = 32;
 
+
 impl Engine {
     /// Serves every VM once; returns whether anything moved.
     pub(super) fn serve_vms(
@@ -55,6 +56,13 @@ impl Engine {
         let mut faulty = None;
         for vm in self.vms.iter_mut().filter(|vm| !vm.side.is_faulty) {
             let Vm { link, side } = vm;
+            if link.backlog_bytes() > 0 {
+                // Its rings are full: connections wait, bounded by their windows.
+                if let Err(fault) = link.flush() {
+                    faulty = Some((side.id, fault));
+                }
+                continue;
+            }
             // A guest that takes nothing of its connections costs no memory here.
             let mut result = link.flush();
             if result.is_ok() && link.has_stream_room() {
@@ -80,13 +88,13 @@ impl Engine {
         let Some(vm) = self.vms.find(id) else { return };
         let mut lines = Vec::new();
         // A ring it left broken is where its log ends.
-        drop(vm.link.receive(scratch, |frame| {
+        let _ = vm.link.receive(scratch, |frame| {
             if let GuestFrame::Log { invoke, line, has_more } = frame {
                 let fixed = (invoke, line.realtime_nanos, line.sequence, has_more);
                 lines.push((fixed, line.text.to_vec()));
             }
             Ok(())
-        }));
+        });
         for ((invoke, realtime_nanos, sequence, has_more), text) in lines {
             let line = log::Line { realtime_nanos, sequence, text: &text };
             self.take_line((id, invoke), line, has_more, clients);
@@ -181,7 +189,7 @@ impl Engine {
         }
         if let Some(client) = clients.find(running.client) {
             // Held back long before its buffer is full; a client that is gone reads nothing.
-            drop(client.connection.response(running.request, bytes));
+            let _ = client.connection.response(running.request, bytes);
         }
         Ok(())
     }
@@ -209,7 +217,7 @@ impl Engine {
                 text: line.text,
             };
             // A client that does not read its log loses it; the logging service does not.
-            drop(client.connection.log(running.request, line, has_more));
+            let _ = client.connection.log(running.request, line, has_more);
         }
         true
     }

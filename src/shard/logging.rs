@@ -21,11 +21,7 @@ impl Logging {
     /// # Errors
     /// [`ClientFault::BadLogging`] saying what is wrong with it.
     pub(super) fn new(sent: wire::Logging<'_>) -> Result<Self, ClientFault> {
-        let protocol = match sent.protocol {
-            wire::LogProtocol::None => LogProtocol::None,
-            wire::LogProtocol::SyslogTcp => LogProtocol::SyslogTcp,
-            wire::LogProtocol::SyslogTls => LogProtocol::SyslogTls,
-        };
+        let protocol = sent.protocol;
         let host = if sent.host.contains(':') && !sent.host.starts_with('[') {
             format!("[{}]", sent.host)
         } else {

@@ -214,7 +214,7 @@ impl Engine {
                 let fault = ClientFault::BadLogging { what };
                 if let Some(client) = clients.find(running.client) {
                     let message = fault.to_string();
-                    drop(client.connection.error(running.request, fault.code(), &message));
+                    let _ = client.connection.error(running.request, fault.code(), &message);
                 }
             }
         }

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use abi::frame::code::Window;
 use abi::frame::log::Line;
 
-use super::catalog::OpenPackage;
 use crate::cell::{Cell, OwnReply};
 use crate::egress::Egress;
 use crate::invoke::VmId;
+use crate::librarian::OpenPackage;
 use crate::link::{GuestFault, Link};
 use crate::log::{InvokeLog, Service};
 use crate::pool::LoadId;

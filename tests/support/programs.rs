@@ -10,7 +10,7 @@ use std::process::Command;
 
 /// Path of an executable: a name as `tests/programs/build` takes it, or `busybox`.
 ///
-/// Tests run in processes of their own, several at once: each builds to a name of its own and
+/// Tests run in processes or threads of their own, several at once: each builds to a name of its own and
 /// renames, so that nobody sees half a program.
 pub(crate) fn program(name: &str) -> PathBuf {
     if name == "busybox" {
@@ -25,7 +25,8 @@ pub(crate) fn program(name: &str) -> PathBuf {
         return path;
     }
     fs::create_dir_all(&folder).expect("the target folder is writable");
-    let unfinished = folder.join(format!("{}.new", std::process::id()));
+    let (process, thread) = (std::process::id(), std::thread::current().id());
+    let unfinished = folder.join(format!("{process}-{thread:?}.new"));
     let output = Command::new(sources.join("build")).arg(name).arg(&unfinished).output();
     let output = output.expect("the build script is executable");
     let words = String::from_utf8_lossy(&output.stderr);

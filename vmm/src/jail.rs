@@ -16,10 +16,10 @@ mod filter;
 use crate::gone::{Doing, Gone};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_move, unmount,
 };
 use rustix::process::{
-    DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid, chdir, geteuid, getgid, getuid,
+    DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid, chdir, chroot, geteuid, getgid, getuid,
     pivot_root, set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{
@@ -134,9 +134,16 @@ fn empty_root() -> io::Result<()> {
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("none", MOUNT_POINT, "tmpfs", flags, c"size=4k,nr_inodes=1,mode=0555")?;
     chdir(MOUNT_POINT)?;
-    // Old and new root are stacked on each other; what is on top is the old one (pivot_root(2)).
-    pivot_root(".", ".")?;
-    unmount(".", UnmountFlags::DETACH)?;
+    match pivot_root(".", ".") {
+        // Old and new root are stacked on each other, the old one on top (pivot_root(2)).
+        Ok(()) => unmount(".", UnmountFlags::DETACH)?,
+        // The first root of a kernel, an initramfs, cannot be pivoted away: it is covered instead.
+        Err(Errno::INVAL) => {
+            mount_move(".", "/")?;
+            chroot(".")?;
+        }
+        Err(error) => return Err(error.into()),
+    }
     Ok(chdir("/")?)
 }
 

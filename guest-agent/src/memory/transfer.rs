@@ -266,7 +266,8 @@ mod tests {
         let mut source = Source::kernel(b"hello");
         let mut part = [0; 3];
         assert_eq!(source.take(&mut part), Ok(3));
-        assert_eq!((&part, source.take(&mut part)), (b"hel", Ok(2)));
+        assert_eq!(&part, b"hel");
+        assert_eq!(source.take(&mut part), Ok(2));
         assert_eq!((source.remaining(), source.take(&mut part)), (0, Ok(0)));
     }
 

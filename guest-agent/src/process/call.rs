@@ -115,9 +115,7 @@ impl Call<'_> {
     /// # Errors
     /// [`Errno::INTR`] when a signal can be taken now.
     pub fn block_once(&mut self) -> Result<Answer, Errno> {
-        match self.block() {
-            Answer::Interrupted => Err(Errno::INTR),
-            answer => Ok(answer),
-        }
+        let answer = self.block();
+        if answer == Answer::Interrupted { Err(Errno::INTR) } else { Ok(answer) }
     }
 }

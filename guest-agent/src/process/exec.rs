@@ -20,7 +20,7 @@ use crate::elf::{self, Program, Segment};
 use crate::errno::Errno;
 use crate::file::stat::kind;
 use crate::file::{FilePage, OpenFile};
-use crate::memory::{Access, Account, Area, Kind, Memory, Range, Sink};
+use crate::memory::{Access, Account, Area, Kind, Memory, PAGE, Range, Sink};
 use crate::signal::frame::stack_bytes;
 use crate::vdso::Vdso;
 use crate::world::World;
@@ -206,14 +206,15 @@ fn file_page(
     access: Access,
 ) -> Result<Backing, Errno> {
     let is_whole = part.bytes() == PAGE_BYTES;
-    if is_whole && !access.is_writable {
-        if let Ok(FilePage::Window(gpa)) = file.map_page(offset) {
-            return Ok(Backing::Window(gpa));
-        }
+    if is_whole
+        && !access.is_writable
+        && let Ok(FilePage::Window(gpa)) = file.map_page(offset)
+    {
+        return Ok(Backing::Window(gpa));
     }
     let frame = if is_whole { Frame::uninitialised() } else { Frame::zeroed() };
     let frame = frame.ok_or(Errno::NOMEM)?;
-    let mut buffer = [0; PAGE_BYTES as usize];
+    let mut buffer = [0; PAGE];
     let count = usize::try_from(part.bytes()).map_err(|_| Errno::INVAL)?;
     let bytes = &mut buffer[..count];
     if read_full(file, offset, bytes)? != count {

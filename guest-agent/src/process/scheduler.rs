@@ -40,7 +40,13 @@ impl Scheduler {
         self.ready.pop_front()
     }
 
-    /// Whether a task is ready.
+    /// Whether `task` is ready.
+    #[must_use]
+    pub fn is_ready(&self, task: TaskId) -> bool {
+        self.ready.contains(&task)
+    }
+
+    /// Whether any task is ready.
     #[must_use]
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()

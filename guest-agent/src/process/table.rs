@@ -61,6 +61,8 @@ pub struct System {
     pub notices: VecDeque<Notice>,
     /// The running task asked to let others run.
     pub is_yielding: bool,
+    /// Whose turn it is, and since when.
+    running: Option<(ProcessId, u64)>,
     /// The VM's number.
     pub vm: u64,
     vdso: Option<Vdso>,
@@ -110,6 +112,7 @@ impl Processes {
                 effects: Vec::new(),
                 notices: VecDeque::new(),
                 is_yielding: false,
+                running: None,
                 vm: 0,
                 vdso: None,
                 next_number: 1,
@@ -205,8 +208,8 @@ impl Processes {
 
     /// Ends all processes of a container.
     pub fn kill_container(&mut self, container: u32) {
-        let of_container = |process: &&Box<Process>| process.container == container;
-        let ids: Vec<_> = self.processes.values().filter(of_container).map(|p| p.id).collect();
+        let of_container = self.processes.values().filter(|process| process.container == container);
+        let ids: Vec<_> = of_container.map(|process| process.id).collect();
         ids.into_iter().for_each(|id| self.kill(id));
     }
 
@@ -249,12 +252,33 @@ impl Processes {
 
     /// Puts the task that ran back, before the others or behind them, if it can go on.
     pub fn put_back(&mut self, id: TaskId, is_first: bool) {
-        if self.tasks.get(&id).is_some_and(|task| task.state != State::Blocked) {
+        let is_blocked = self.tasks.get(&id).is_none_or(|task| task.state == State::Blocked);
+        if !is_blocked && !self.system.scheduler.is_ready(id) {
             if is_first {
                 self.system.scheduler.make_next(id);
             } else {
                 self.system.scheduler.make_ready(id);
             }
+        }
+    }
+
+    /// Whether `id` is on the list of ready tasks.
+    #[must_use]
+    pub fn is_ready(&self, id: TaskId) -> bool {
+        self.system.scheduler.is_ready(id)
+    }
+
+    /// Starts charging the time to the process of `id`.
+    pub fn begin_turn(&mut self, id: TaskId, now_nanos: u64) {
+        self.system.running = self.tasks.get(&id).map(|task| (task.process, now_nanos));
+    }
+
+    /// Stops charging the time.
+    pub fn end_turn(&mut self, now_nanos: u64) {
+        if let Some((id, since)) = self.system.running.take()
+            && let Some(process) = self.processes.get_mut(&id)
+        {
+            process.run_nanos += now_nanos.saturating_sub(since);
         }
     }
 
@@ -317,9 +341,8 @@ impl Processes {
     /// Tasks of a container.
     #[must_use]
     pub fn tasks_of(&self, container: u32) -> usize {
-        let of_container = |process: &&Box<Process>| process.container == container;
-        let counts = self.processes.values().filter(of_container);
-        counts.map(|process| process.tasks.len()).sum()
+        let of_container = self.processes.values().filter(|process| process.container == container);
+        of_container.map(|process| process.tasks.len()).sum()
     }
 
     fn begin(&mut self, task: Box<Task>) {
@@ -358,9 +381,9 @@ impl Processes {
             return self.end_process(id, Ending::Signalled(Signal::KILL));
         }
         let Some(process) = self.processes.get_mut(&id) else { return };
-        let is_open =
-            |task: &&Box<Task>| task.process == id && !task.blocked.contains(information.signal);
-        let taker = self.tasks.values().find(is_open).map(|task| task.id);
+        let mut of_process = self.tasks.values().filter(|task| task.process == id);
+        let taker = of_process.find(|task| !task.blocked.contains(information.signal));
+        let taker = taker.map(|task| task.id);
         if process.actions.ignores(information.signal) && taker.is_some() {
             return;
         }
@@ -404,6 +427,9 @@ impl Processes {
     }
 
     fn end_process(&mut self, id: ProcessId, ending: Ending) {
+        if self.system.running.is_some_and(|(running, _)| running == id) {
+            self.end_turn(machine::clock::monotonic_nanos());
+        }
         let Some(process) = self.processes.remove(&id) else { return };
         self.remove_tasks(id);
         let (status, detail) = ending.status();

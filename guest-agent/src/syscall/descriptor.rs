@@ -81,9 +81,10 @@ pub(super) fn dup3(call: &mut Call<'_>) -> CallResult {
 pub(super) fn fcntl(call: &mut Call<'_>) -> CallResult {
     let file = file(call)?;
     let (descriptor, argument) = (call.int_argument(0), call.argument(2));
+    let (operation, status) = (call.unsigned_argument(1), call.unsigned_argument(2));
     let descriptors = &mut call.process.descriptors;
-    match call.task.context.argument(1) as u32 {
-        operation @ (FCNTL_DUPLICATE | FCNTL_DUPLICATE_CLOSING) => {
+    match operation {
+        FCNTL_DUPLICATE | FCNTL_DUPLICATE_CLOSING => {
             let least = i32::try_from(argument).map_err(|_| Errno::INVAL)?;
             value(descriptors.insert(file, operation == FCNTL_DUPLICATE_CLOSING, least)?)
         }
@@ -94,7 +95,7 @@ pub(super) fn fcntl(call: &mut Call<'_>) -> CallResult {
         }
         FCNTL_GET_STATUS => value(file.flags()),
         FCNTL_SET_STATUS => {
-            file.set_flags(argument as u32);
+            file.set_flags(status);
             DONE
         }
         // Each process of a container has files nobody outside it writes; between its own

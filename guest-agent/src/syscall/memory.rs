@@ -7,7 +7,7 @@ use machine::paging::Backing;
 use super::{CallResult, DONE, value};
 use crate::errno::Errno;
 use crate::file::{FilePage, OpenFile, flags};
-use crate::memory::{ADDRESS_MIN, Access, Area, Kind, Range, Sink};
+use crate::memory::{ADDRESS_MIN, Access, Area, Kind, PAGE, Range, Sink};
 use crate::process::{Answer, Call};
 
 const MAP_SHARED: u64 = 1;
@@ -150,7 +150,7 @@ fn fill_from_file(
 
 fn copied_page(file: &OpenFile, offset: u64) -> Result<Frame, Errno> {
     let frame = Frame::zeroed().ok_or(Errno::NOMEM)?;
-    let mut buffer = [0; PAGE_BYTES as usize];
+    let mut buffer = [0; PAGE];
     let mut done = 0;
     while done < buffer.len() {
         match file.read_at(offset + done as u64, &mut Sink::kernel(&mut buffer[done..]))? {
@@ -187,7 +187,8 @@ pub(super) fn brk(call: &mut Call<'_>) -> CallResult {
 
 pub(super) fn mremap(call: &mut Call<'_>) -> CallResult {
     let (old_start, old_bytes) = (call.argument(0), call.argument(1));
-    let (new_bytes, remap_flags) = (call.argument(2), call.argument(3));
+    let (new_bytes, remap_flags, wanted) =
+        (call.argument(2), call.argument(3), call.argument(4));
     let old = range(old_start, old_bytes)?;
     let new_bytes = new_bytes.checked_next_multiple_of(PAGE_BYTES).ok_or(Errno::INVAL)?;
     let is_fixed = remap_flags & REMAP_FIXED != 0;
@@ -216,7 +217,7 @@ pub(super) fn mremap(call: &mut Call<'_>) -> CallResult {
         return Err(Errno::NOMEM);
     }
     let target = if is_fixed {
-        let target = range(call.argument(4), new_bytes)?;
+        let target = range(wanted, new_bytes)?;
         if target.intersection(old).is_some() || target.start < ADDRESS_MIN {
             return Err(Errno::INVAL);
         }

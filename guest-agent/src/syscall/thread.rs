@@ -239,17 +239,15 @@ fn futex_wait(
         call.system.futexes.forget(task);
         return Err(Errno::TIMEDOUT);
     }
-    match call.block() {
-        Answer::Interrupted => {
-            call.system.futexes.forget(task);
-            // A relative time would start over.
-            if timeout != 0 && !is_absolute {
-                return Err(Errno::INTR);
-            }
-            Ok(Answer::Interrupted)
+    let answer = call.block();
+    if answer == Answer::Interrupted {
+        call.system.futexes.forget(task);
+        // A relative time would start over.
+        if timeout != 0 && !is_absolute {
+            return Err(Errno::INTR);
         }
-        answer => Ok(answer),
     }
+    Ok(answer)
 }
 
 fn futex_deadline(call: &mut Call<'_>, timeout: u64, is_absolute: bool) -> Result<u64, Errno> {

@@ -93,16 +93,15 @@ fn sleep_until(call: &mut Call<'_>, deadline: u64, rest: u64) -> CallResult {
     if call.is_late() {
         return DONE;
     }
-    match call.block() {
-        Answer::Interrupted => {
-            if rest != 0 {
-                let left = deadline.saturating_sub(monotonic_nanos());
-                call.write_bytes(rest, &encode_timespec(left))?;
-            }
-            Err(Errno::INTR)
-        }
-        answer => Ok(answer),
+    let answer = call.block();
+    if answer != Answer::Interrupted {
+        return Ok(answer);
     }
+    if rest != 0 {
+        let left = deadline.saturating_sub(monotonic_nanos());
+        call.write_bytes(rest, &encode_timespec(left))?;
+    }
+    Err(Errno::INTR)
 }
 
 /// Time left to the alarm, and its interval.
@@ -118,6 +117,8 @@ fn set_alarm(call: &mut Call<'_>, nanos: u64, interval_nanos: u64) {
     let at = if nanos == 0 { NEVER } else { after(monotonic_nanos(), nanos) };
     call.process.alarm_nanos = at;
     call.process.alarm_interval_nanos = interval_nanos;
+    // The kernel has to look at its deadlines again.
+    call.system.is_yielding = true;
 }
 
 pub(super) fn alarm(call: &mut Call<'_>) -> CallResult {

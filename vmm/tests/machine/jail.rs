@@ -3,6 +3,7 @@
 use crate::cell::{Answer, Cell, Shape};
 use crate::{SNAPSHOT, ask, guest, vmm};
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -70,8 +71,8 @@ fn file_system_and_network_are_empty() {
     let process = cell.child.id().to_string();
     assert_eq!(fs::read_dir(format!("/proc/{process}/root/")).unwrap().count(), 0);
     let mounts = fs::read_to_string(format!("/proc/{process}/mounts")).unwrap();
-    assert_eq!(mounts.lines().count(), 1, "{mounts}");
-    assert!(mounts.starts_with("none / tmpfs ro,"), "{mounts}");
+    // An initramfs cannot be unmounted, only covered.
+    assert!(mounts.lines().all(|it| it.contains(" / tmpfs ro,") || it.contains(" / rootfs ")));
     let network = fs::read_to_string(format!("/proc/{process}/net/dev")).unwrap();
     assert!(network.lines().skip(2).all(|line| line.trim().starts_with("lo:")), "{network}");
     for kind in ["mnt", "net", "ipc", "uts", "cgroup"] {
@@ -122,7 +123,9 @@ fn no_memory_is_writable_and_executable() {
 
 #[test]
 fn without_root_a_user_namespace_does_the_same() {
-    let mut command_line = Command::new(vmm());
+    // By descriptor: the user may not be allowed to reach the directory it lies in.
+    let file = fs::File::open(vmm()).unwrap();
+    let mut command_line = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
     command_line.uid(USER).gid(USER);
     let cell = Cell::spawn_with(command_line);
     cell.restore(&SNAPSHOT, None, Shape::default(), 1);

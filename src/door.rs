@@ -1,0 +1,99 @@
+//! Where clients come in: a side thread accepts, the shards get the connections in turn.
+//!
+//! Accepting is not on the path of an invoke, and the runtime's listener does not give its
+//! sockets away, so this blocks on a thread of its own.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::net::Shutdown;
+
+use crate::config::Config;
+use crate::inbox::Inbox;
+use crate::shard::Letter;
+use crate::socket::{Connection, Limits, Peer, peer};
+
+/// Who may connect: the node's user and group. Whoever connects acts for their own login only.
+const SOCKET_MODE: u32 = 0o660;
+/// Pause after a failed accept: a lack of descriptors passes, asking at once does not help.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// An open door; dropping it closes it and takes its path away.
+pub(crate) struct Door {
+    listener: Arc<UnixListener>,
+    thread: Option<JoinHandle<()>>,
+    path: PathBuf,
+}
+
+impl Door {
+    /// Listens at `path` and deals connections to the shards in turn.
+    ///
+    /// # Errors
+    /// What the host says to the path.
+    pub(crate) fn open(
+        path: &Path,
+        inboxes: Arc<[Arc<Inbox<Letter>>]>,
+        config: Arc<Config>,
+    ) -> io::Result<Self> {
+        let listener = Arc::new(UnixListener::bind(path)?);
+        std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+        let accepting = Arc::clone(&listener);
+        let thread = std::thread::Builder::new()
+            .name("door".to_owned())
+            .spawn(move || accept_all(&accepting, &inboxes, &config))?;
+        Ok(Self { listener, thread: Some(thread), path: path.to_owned() })
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // Ends the accept that waits.
+        let _ = rustix::net::shutdown(&*self.listener, Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+fn accept_all(listener: &UnixListener, inboxes: &[Arc<Inbox<Letter>>], config: &Config) {
+    let mut turn = inboxes.iter().cycle();
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            // The door is being closed.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            Err(_) => {
+                std::thread::sleep(ACCEPT_PAUSE);
+                continue;
+            }
+        };
+        match (greet(&stream, config), turn.next()) {
+            (Ok(connection), Some(inbox)) => {
+                inbox.post_blocking(Letter::Client(stream, Box::new(connection)));
+            }
+            (Err(error), _) => eprintln!("pilotlight: a client was turned away: {error}"),
+            (Ok(_), None) => return,
+        }
+    }
+}
+
+/// The connection of a peer the kernel vouches for.
+///
+/// # Errors
+/// The kernel does not know who it is.
+pub(crate) fn greet(stream: &UnixStream, config: &Config) -> io::Result<Connection> {
+    let credentials = rustix::net::sockopt::socket_peercred(stream)?;
+    let uid = credentials.uid.as_raw();
+    let node_uid = rustix::process::geteuid().as_raw();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let operators = &config.access.operators;
+    let peer = Peer::new(uid, node_uid, operators, |uid| peer::login_in(&passwd, uid));
+    Ok(Connection::new(peer, Limits::from(&config.requests)))
+}
