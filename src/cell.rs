@@ -151,7 +151,10 @@ impl Nursery {
         }
         let number = u32::try_from(shared.status.load_u64(control::status::FLAVOUR));
         self.flavour = number.ok().and_then(Flavour::from_number).unwrap_or(Flavour::Stock);
-        sealed::freeze(&self.snapshot).map_err(|error| format!("the snapshot is in use: {error}"))
+        // The VMM has sealed it; nobody, it included, changes it any more.
+        sealed::check_frozen(&self.snapshot)
+            .map(drop)
+            .map_err(|error| format!("the snapshot is not sealed: {error}"))
     }
 
     /// Starts a VMM and restores the base snapshot in it. The guest will ring `node_doorbell`.

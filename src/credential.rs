@@ -349,8 +349,9 @@ impl fmt::Display for CredentialError {
             Self::TooLarge { name } => {
                 write!(formatter, "credential file {name} is larger than {FILE_BYTES_MAX} bytes")
             }
-            Self::Unpaired => formatter
-                .write_str("cert.pem and key.pem belong together; give both or neither"),
+            Self::Unpaired => {
+                formatter.write_str("cert.pem and key.pem belong together; give both or neither")
+            }
             Self::Unreadable { path, source } => {
                 write!(formatter, "cannot read credentials at {}: {source}", path.display())
             }
@@ -420,19 +421,13 @@ mod tests {
             Credential::new([("token", vec![0; FILE_BYTES_MAX + 1])]),
             Err(CredentialError::TooLarge { name: "token" })
         ));
-        assert!(matches!(
-            Credential::new([("key.pem", none)]),
-            Err(CredentialError::Unpaired)
-        ));
+        assert!(matches!(Credential::new([("key.pem", none)]), Err(CredentialError::Unpaired)));
     }
 
     #[test]
     fn loads_a_directory() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            Credential::load(directory.path()),
-            Err(CredentialError::Empty { .. })
-        ));
+        assert!(matches!(Credential::load(directory.path()), Err(CredentialError::Empty { .. })));
         let missing = Credential::load(&directory.path().join("missing")).unwrap_err();
         assert!(missing.to_string().contains("missing"));
         std::fs::write(directory.path().join("ca.pem"), b"CA").unwrap();

@@ -175,8 +175,10 @@ impl Relay {
 
     /// The service with this key; `destination` is asked if it is not known. Its connection is
     /// made when there is something to deliver, and what is spooled when the last handle goes is
-    /// still delivered. A credential that cannot be used gives a service that drops everything
-    /// and says so. Must be called inside the shard's executor.
+    /// still delivered. Must be called inside the shard's executor.
+    ///
+    /// # Errors
+    /// What `destination` says; [`Service::unusable`] makes a service of it.
     pub fn service(
         &self,
         key: ServiceKey,

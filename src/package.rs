@@ -156,11 +156,7 @@ fn read_archive(bytes: &[u8], tree: &mut BTreeMap<String, Node>) -> Result<(), P
 }
 
 /// Puts a node into the tree, and the folders above it that are not there yet.
-fn add(
-    tree: &mut BTreeMap<String, Node>,
-    path: &str,
-    node: Node,
-) -> Result<(), PackageError> {
+fn add(tree: &mut BTreeMap<String, Node>, path: &str, node: Node) -> Result<(), PackageError> {
     let bad = |what| Err(PackageError::Path { path: path.to_owned(), what });
     if path.len() > PATH_BYTES_MAX || path.split('/').any(|part| part.len() > 255) {
         return bad("is too long");

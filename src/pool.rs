@@ -503,6 +503,14 @@ impl Pool {
             let deadline = inflight.running(invoke).map(|running| running.arrival.deadline_nanos);
             inflight.sent(invoke, deadline.unwrap_or(0).saturating_add(grace));
         });
+        self.package_settled(vm);
+    }
+
+    /// A package that came or failed may give way to another in its VM.
+    fn package_settled(&mut self, vm: VmId) {
+        if let Some(key) = self.key_of(vm) {
+            self.may_serve(key);
+        }
     }
 
     fn load_failed(&mut self, vm: VmId, load: LoadId, now: Nanos, effects: &mut Vec<Effect>) {
@@ -512,6 +520,7 @@ impl Pool {
         if !interior.load_failed(load) {
             return;
         }
+        self.package_settled(vm);
         while let Some(invoke) = self.active.get(vm).and_then(|vm| vm.interior().awaiting(load)) {
             effects.push(Effect::Answer { invoke, answer: Answer::NotLoaded });
             self.leave_container(invoke, LivesOn::No, now, effects);

@@ -307,11 +307,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::BadRecord`] or [`StoreError::Io`].
-    pub fn function(
-        &self,
-        user: User,
-        name: FunctionName,
-    ) -> Result<Option<Function>, StoreError> {
+    pub fn function(&self, user: User, name: FunctionName) -> Result<Option<Function>, StoreError> {
         let path = self.record(user, name);
         if !exists(&path)? {
             return Ok(None);

@@ -9,27 +9,31 @@ use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 
+use tempfile::TempDir;
+
 use self::support::programs::program;
 use self::support::rsyslog::{Authority, CLIENT_NAME, Identity, Rsyslog, SERVER_NAME, Validity};
 
-fn start(rsyslog: &Rsyslog, authority: &Authority, identity: &Identity) -> Child {
-    let folder = tempfile::tempdir().unwrap().keep();
+fn start(rsyslog: &Rsyslog, authority: &Authority, identity: &Identity) -> (Child, TempDir) {
+    let credentials = tempfile::tempdir().unwrap();
+    let folder = credentials.path();
     fs::write(folder.join("ca.pem"), &authority.pem).unwrap();
     fs::write(folder.join("cert.pem"), &identity.certificate).unwrap();
     fs::write(folder.join("key.pem"), &identity.key).unwrap();
-    Command::new(program("direct-logger"))
+    let child = Command::new(program("direct-logger"))
         .env_clear()
         .env("PILOTLIGHT_LOG_ADDRESS", rsyslog.address().to_string())
         .env("PILOTLIGHT_LOG_SERVER_NAME", SERVER_NAME)
         .env("PILOTLIGHT_LOG_PROTOCOL", "syslog-tls")
-        .env("PILOTLIGHT_LOG_CREDENTIALS", &folder)
+        .env("PILOTLIGHT_LOG_CREDENTIALS", folder)
         .env("PILOTLIGHT_VM_ID", "vm-7")
         .env("PILOTLIGHT_INVOKE_ID", "00000000000004d2")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap()
+        .unwrap();
+    (child, credentials)
 }
 
 #[test]
@@ -37,7 +41,7 @@ fn its_record_is_there_before_it_is_released() {
     let authority = Authority::new("right");
     let rsyslog = Rsyslog::tls(&authority);
     let identity = authority.sign(CLIENT_NAME, Validity::Current);
-    let mut program = start(&rsyslog, &authority, &identity);
+    let (mut program, _credentials) = start(&rsyslog, &authority, &identity);
     let mut said = [0; 5];
     program.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     assert_eq!(&said, b"sent\n");
@@ -59,7 +63,8 @@ fn it_says_so_when_it_is_refused() {
     let (authority, other) = (Authority::new("right"), Authority::new("wrong"));
     let rsyslog = Rsyslog::tls(&authority);
     let identity = other.sign(CLIENT_NAME, Validity::Current);
-    let output = start(&rsyslog, &authority, &identity).wait_with_output().unwrap();
+    let (program, _credentials) = start(&rsyslog, &authority, &identity);
+    let output = program.wait_with_output().unwrap();
     assert!(!output.status.success());
     assert_ne!(output.stderr, b"");
     assert_eq!(rsyslog.records(), []);

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The command end to end, small enough for an emulated machine. Runs where `pilotlight` and the
-# test programs lie in the current folder; scripts/test starts it inside scripts/stock-kvm.
+# The VMM's tests and the command end to end, small enough for an emulated machine. Runs where
+# they and the test programs lie in the current folder; scripts/test starts it inside
+# scripts/stock-kvm.
 set -eu
 
 socket=/tmp/pilotlight/node.sock
@@ -22,6 +23,8 @@ expect() {
 
 invoke() { pilotlight invoke --socket $socket "$@"; }
 deploy() { pilotlight deploy --socket $socket --timeout 60s "$@" >/dev/null; }
+
+VMM=./vmm ./vmm-tests --quiet --test-threads 1
 
 pilotlight doctor || true
 pilotlight serve --state /tmp/pilotlight/state --socket $socket &

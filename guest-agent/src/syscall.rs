@@ -226,3 +226,6 @@ fn dispatch(call: &mut Call<'_>) -> CallResult {
 fn value(number: impl TryInto<u64>) -> CallResult {
     number.try_into().map(Answer::Value).map_err(|_| Errno::INVAL)
 }
+
+#[cfg(test)]
+mod tests;

@@ -310,7 +310,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("vdso-{}.so", std::process::id()));
         std::fs::write(&path, image()).unwrap();
         let mut command = Command::new("readelf");
-        let output = command.args(["-W", "--dyn-syms", "--use-dynamic"]).arg(&path).output();
+        let output = command.args(["-W", "-D", "-s"]).arg(&path).output();
         let output = output.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         std::fs::remove_file(&path).unwrap();

@@ -171,7 +171,8 @@ impl Session {
     /// Counts batches whose while is over as handed over.
     fn confirm(&mut self, queue: &Queue) {
         let now = (self.clock)();
-        while let Some(batch) = self.unconfirmed.pop_front_if(|batch| batch.due_nanos <= now) {
+        while self.unconfirmed.front().is_some_and(|batch| batch.due_nanos <= now) {
+            let Some(batch) = self.unconfirmed.pop_front() else { return };
             queue.confirm(batch.count);
             self.is_trusted = true;
             self.moved_nanos = now;

@@ -49,9 +49,7 @@ pub(super) enum ContainerState {
     /// An invoke was sent into it.
     Running(InvokeId),
     /// Resident, waiting for the next invoke of its function.
-    Idle {
-        since_nanos: Nanos,
-    },
+    Idle { since_nanos: Nanos },
 }
 
 impl Container {

@@ -1,6 +1,8 @@
 //! What must be true of a pool, told from outside: a slow and simple model that follows events and
 //! effects and knows no rooms, tables or alarms.
 
+#![expect(clippy::unwrap_used, reason = "a number that does not fit fails the test, as it should")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use abi::frame::code::INLINE_BYTES_MAX;
@@ -13,7 +15,7 @@ use pilotlight::pool::{
 };
 
 /// The model of one pool.
-pub struct Model {
+pub(crate) struct Model {
     limits: PoolLimits,
     vms: BTreeMap<VmId, Vm>,
     invokes: BTreeMap<InvokeId, Invoke>,
@@ -26,7 +28,7 @@ pub struct Model {
     loading: BTreeMap<InvokeId, VmId>,
     waiting: BTreeSet<InvokeId>,
     /// How often each kind of answer was given.
-    pub answers: BTreeMap<&'static str, u64>,
+    pub(crate) answers: BTreeMap<&'static str, u64>,
 }
 
 struct Vm {
@@ -67,7 +69,7 @@ struct Invoke {
 }
 
 impl Model {
-    pub fn new(limits: PoolLimits) -> Self {
+    pub(crate) fn new(limits: PoolLimits) -> Self {
         Self {
             limits,
             vms: BTreeMap::new(),
@@ -84,17 +86,17 @@ impl Model {
     }
 
     /// Invokes without an answer.
-    pub fn open(&self) -> Vec<InvokeId> {
+    pub(crate) fn open(&self) -> Vec<InvokeId> {
         self.invokes.keys().copied().collect()
     }
 
     /// VMs that are not gone.
-    pub fn vms(&self) -> Vec<VmId> {
+    pub(crate) fn vms(&self) -> Vec<VmId> {
         self.vms.keys().copied().collect()
     }
 
     /// Follows one step and checks it.
-    pub fn step(&mut self, event: &Event, now: Nanos, effects: &[Effect], pool: &Pool) {
+    pub(crate) fn step(&mut self, event: &Event, now: Nanos, effects: &[Effect], pool: &Pool) {
         let mut expected = self.hear(event, now);
         for effect in effects {
             self.follow(effect, event, now);
@@ -129,10 +131,7 @@ impl Model {
                 if let Some(open) = self.invokes.get_mut(&invoke) {
                     open.cancelled.get_or_insert(now);
                     return match open.sent {
-                        Some((vm, _)) if open.is_interrupted => {
-                            let _ = vm;
-                            vec![]
-                        }
+                        Some(_) if open.is_interrupted => vec![],
                         Some((vm, _)) => vec![Effect::Interrupt { vm, invoke }],
                         None => vec![Effect::Answer { invoke, answer: Answer::Cancelled }],
                     };
@@ -221,7 +220,9 @@ impl Model {
                 let count = u32::try_from(vm.containers.len()).unwrap();
                 assert!(count <= limits.containers_per_vm, "too many containers");
             }
-            Effect::Dispatch { vm, container, invoke } => self.follow_dispatch(vm, container, invoke),
+            Effect::Dispatch { vm, container, invoke } => {
+                self.follow_dispatch(vm, container, invoke)
+            }
             Effect::Interrupt { vm, invoke } => {
                 let open = self.invokes.get_mut(&invoke).expect("open");
                 assert!(open.cancelled.is_some() && !open.is_interrupted, "nobody asked");
@@ -289,8 +290,7 @@ impl Model {
     }
 
     fn count_of(&self, user: &User) -> u32 {
-        let is_of_user =
-            |vm: &&Vm| matches!(vm.state, State::Active(key) if key.user == *user);
+        let is_of_user = |vm: &&Vm| matches!(vm.state, State::Active(key) if key.user == *user);
         u32::try_from(self.vms.values().filter(is_of_user).count()).unwrap()
     }
 
@@ -396,8 +396,7 @@ impl Model {
         if let Some(container) = vm.containers.get_mut(&container) {
             assert_eq!(container.busy, Some(open.arrival.invoke), "its own container");
             container.busy = None;
-            let is_clean =
-                matches!(event, Event::OutcomeArrived { status: Status::Exited, .. });
+            let is_clean = matches!(event, Event::OutcomeArrived { status: Status::Exited, .. });
             // A process that ended badly, or that serves one request only, must not stay.
             if !is_clean {
                 container.invokes = u64::MAX - 1;
@@ -456,7 +455,9 @@ impl Model {
         assert_eq!(usize::try_from(census.waiting), Ok(self.waiting.len()), "waiting");
         let open = u32::try_from(self.invokes.len()).unwrap();
         assert_eq!(census.waiting + census.running, open, "every invoke is somewhere");
-        assert!(census.running <= self.limits.inflight_max && census.waiting <= self.limits.queue_max);
+        assert!(
+            census.running <= self.limits.inflight_max && census.waiting <= self.limits.queue_max
+        );
     }
 
     /// Containers of a VM taken by invokes, those that wait for a package too, and their memory.
@@ -493,7 +494,8 @@ impl Model {
 
     fn check_nobody_waits_in_vain(&self) {
         let running = self.invokes.len() - self.waiting.len();
-        if self.waiting.is_empty() || running >= usize::try_from(self.limits.inflight_max).unwrap() {
+        if self.waiting.is_empty() || running >= usize::try_from(self.limits.inflight_max).unwrap()
+        {
             return;
         }
         let has_warm = self.vms.values().any(|vm| vm.state == State::Warm);
@@ -508,7 +510,10 @@ impl Model {
             assert!(!(has_warm && user_has_room), "{id} waits though a VM is warm");
             for (place, vm) in &self.vms {
                 let is_its_own = vm.state == State::Active(arrival.key);
-                assert!(!is_its_own || !self.fits(*place, vm, &arrival.facts), "{id} waits in vain");
+                assert!(
+                    !is_its_own || !self.fits(*place, vm, &arrival.facts),
+                    "{id} waits in vain"
+                );
             }
         }
     }
@@ -524,7 +529,12 @@ impl Model {
         let start = vm.window_end.next_multiple_of(4096);
         let window = self.limits.window_start + self.limits.window_bytes;
         let end = start + facts.package_bytes.next_multiple_of(4096);
-        let has_entry = u32::try_from(vm.loads.len()).unwrap() < self.limits.packages_per_vm;
+        let is_spare = |(id, load): (&LoadId, &Load)| {
+            let mut containers = vm.containers.values();
+            load.is_there && containers.all(|c| c.load != *id || c.busy.is_none())
+        };
+        let has_entry = u32::try_from(vm.loads.len()).unwrap() < self.limits.packages_per_vm
+            || vm.loads.iter().any(is_spare);
         count < self.limits.containers_per_vm
             && memory + facts.memory_mib <= self.limits.memory_mib_max
             && (has_package || (has_entry && (is_inline || end <= window)))

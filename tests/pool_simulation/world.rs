@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use pilotlight::config::{Config, PoolLimits};
+use pilotlight::config::PoolLimits;
 use pilotlight::credential::ActiveKey;
 use pilotlight::invoke::{Contract, InvokeId, Nanos, Status, User, VmId};
 use pilotlight::pool::{
@@ -27,12 +27,11 @@ struct Chaos {
 }
 
 /// A pool, its model, and everything that happens to them.
-pub struct World {
+pub(crate) struct World {
     random: Random,
     chaos: Chaos,
-    limits: PoolLimits,
-    pub pool: Pool,
-    pub model: Model,
+    pub(crate) pool: Pool,
+    pub(crate) model: Model,
     now: Nanos,
     /// What will happen, in order of time; the number tells equal times apart.
     coming: BinaryHeap<Reverse<(Nanos, u64)>>,
@@ -46,7 +45,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let limits = draw_limits(&mut random);
         let calm = random.chance(300);
@@ -68,7 +67,6 @@ impl World {
             model: Model::new(limits),
             random,
             chaos,
-            limits,
             now: 0,
             coming: BinaryHeap::new(),
             events: BTreeMap::new(),
@@ -82,7 +80,7 @@ impl World {
     }
 
     /// Lives through so many events, then stops the pool and waits until nothing is left.
-    pub fn live(&mut self, count: u64) {
+    pub(crate) fn live(&mut self, count: u64) {
         self.step(Event::Tick);
         for _ in 0..count {
             self.invent();
@@ -157,8 +155,11 @@ impl World {
             }
             Effect::Load { vm, load, .. } => {
                 let has_failed = self.random.chance(self.chaos.failed);
-                let event =
-                    if has_failed { Event::LoadFailed { vm, load } } else { Event::Loaded { vm, load } };
+                let event = if has_failed {
+                    Event::LoadFailed { vm, load }
+                } else {
+                    Event::Loaded { vm, load }
+                };
                 self.schedule(event, 0, 10 * MILLI);
             }
             Effect::Dispatch { vm, invoke, .. } => {
@@ -257,13 +258,11 @@ impl World {
         };
         // Seldom a deadline that has passed already.
         let deadline_nanos = self.now + patience;
-        debug_assert!(self.limits.vms_max > 0);
         Arrival { invoke, key, facts, deadline_nanos }
     }
 }
 
 fn draw_limits(random: &mut Random) -> PoolLimits {
-    let base = Config::default().pool_limits(1, 0);
     let vms_max = random.small(1, 8);
     let warm_max = random.small(1, vms_max);
     let warm_target = random.small(0, warm_max);
@@ -290,7 +289,6 @@ fn draw_limits(random: &mut Random) -> PoolLimits {
         memory_mib_max: random.small(64, 256),
         window_start: random.between(0, 3) * 4096,
         window_bytes: random.between(50, 400) * 4096,
-        ..base
     }
 }
 

@@ -76,7 +76,7 @@ fn encoded(encode: impl Fn(&mut Writer<'_>) -> Result<(), Malformed>) -> Vec<u8>
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 8 } else { 512 },
+        cases: if cfg!(miri) { 2 } else { 512 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
