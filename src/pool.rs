@@ -25,6 +25,8 @@ mod alarm;
 mod inflight;
 mod interior;
 mod leaving;
+mod turnover;
+mod view;
 mod warming;
 
 use std::hash::{BuildHasherDefault, DefaultHasher};
@@ -37,6 +39,7 @@ pub use event::{
     Answer, Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, KeyState, LoadId, Notice,
     PackageRef, Place, RetireReason,
 };
+pub use view::{Census, Sight, Whereabouts};
 
 use active::{Active, Lodger};
 use inflight::{Inflight, Running, Waiting};
@@ -81,59 +84,6 @@ enum Refusal {
     UserLimit,
     /// As many invokes run as may.
     InflightFull,
-}
-
-/// How many of everything there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Census {
-    /// VMs that start.
-    pub starting: u32,
-    /// VMs restored and nobody's.
-    pub warm: u32,
-    /// VMs assigned and idle.
-    pub assigned: u32,
-    /// VMs with invokes in them.
-    pub invoking: u32,
-    /// VMs told to end.
-    pub leaving: u32,
-    /// Containers in assigned VMs.
-    pub containers: u32,
-    /// Packages loaded in assigned VMs.
-    pub packages: u32,
-    /// Invokes in VMs.
-    pub running: u32,
-    /// Invokes that wait.
-    pub waiting: u32,
-    /// Starts that failed in a row.
-    pub spawn_failures: u32,
-}
-
-/// Where an invoke is that has no answer yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whereabouts {
-    /// In the queue.
-    Waiting,
-    /// A container is reserved; its package is on the way.
-    Loading {
-        /// In which VM.
-        vm: VmId,
-    },
-    /// It was sent.
-    Running {
-        /// To which VM.
-        vm: VmId,
-        /// Into which container.
-        container: ContainerId,
-    },
-}
-
-/// What a pool can do for a key at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sight {
-    /// Its VMs for the key.
-    pub key: KeyState,
-    /// Whether it has a warm VM.
-    pub has_warm: bool,
 }
 
 impl Pool {
@@ -192,99 +142,6 @@ impl Pool {
         let rooms = [self.warming.next_wake(), self.active.next_wake()];
         let others = [self.leaving.next_wake(), self.inflight.next_wake()];
         rooms.into_iter().chain(others).flatten().min()
-    }
-
-    /// Where an invoke runs: only that VM may speak for it.
-    #[must_use]
-    pub fn place_of(&self, invoke: InvokeId) -> Option<(VmId, ContainerId)> {
-        let running = self.inflight.running(invoke)?;
-        running.is_sent.then_some((running.vm, running.container))
-    }
-
-    /// What became of an invoke so far; `None`: it was answered, or never came.
-    #[must_use]
-    pub fn whereabouts(&self, invoke: InvokeId) -> Option<Whereabouts> {
-        if let Some(running) = self.inflight.running(invoke) {
-            let (vm, container) = (running.vm, running.container);
-            return Some(match running.is_sent {
-                true => Whereabouts::Running { vm, container },
-                false => Whereabouts::Loading { vm },
-            });
-        }
-        let mut waiting = self.inflight.all_waiting();
-        let waits = waiting.any(|waiting| waiting.arrival.invoke == invoke);
-        waits.then_some(Whereabouts::Waiting)
-    }
-
-    /// What this shard can do for a key at once.
-    #[must_use]
-    pub fn sight(&self, key: &ActiveKey) -> Sight {
-        Sight { key: self.active.state_of(key), has_warm: self.warming.warm_count() > 0 }
-    }
-
-    /// The key a VM is assigned to.
-    #[must_use]
-    pub fn key_of(&self, vm: VmId) -> Option<ActiveKey> {
-        self.active.get(vm).map(Lodger::key)
-    }
-
-    /// Whether [`Event::Stop`] was taken and no VM and no invoke is left.
-    #[must_use]
-    pub fn is_stopped(&self) -> bool {
-        let invokes = self.inflight.running_count() + self.inflight.waiting_count();
-        self.is_stopping && self.occupied() == 0 && invokes == 0
-    }
-
-    /// How many of everything there are.
-    #[must_use]
-    pub fn census(&self) -> Census {
-        let length = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
-        let mut census = Census {
-            starting: self.warming.starting_count(),
-            warm: self.warming.warm_count(),
-            leaving: self.leaving.count(),
-            running: self.inflight.running_count(),
-            waiting: self.inflight.waiting_count(),
-            spawn_failures: self.warming.failures(),
-            ..Census::default()
-        };
-        for lodger in self.active.lodgers() {
-            match lodger {
-                Lodger::Idle(_) => census.assigned += 1,
-                Lodger::Busy(_) => census.invoking += 1,
-            }
-            census.containers += length(lodger.interior().containers().len());
-            census.packages += length(lodger.interior().packages_count());
-        }
-        census
-    }
-
-    /// Checks every invariant that shows inside the pools: for simulations.
-    ///
-    /// # Panics
-    /// When one is broken.
-    pub fn check(&self) {
-        let (warming, leaving) = (self.warming.ids(), self.leaving.ids());
-        let active = self.active.lodgers().map(Lodger::id);
-        let mut vms: Vec<VmId> = warming.chain(leaving).chain(active).collect();
-        let count = vms.len();
-        vms.sort_unstable();
-        vms.dedup();
-        assert_eq!(vms.len(), count, "a VM is in one room");
-        assert_eq!(u32::try_from(count), Ok(self.occupied()), "rooms add up");
-        assert!(self.occupied() <= self.limits.vms_max, "more VMs than slots");
-        self.active.check();
-        for running in self.inflight.all_running() {
-            let lodger = self.active.get(running.vm);
-            let containers = lodger.into_iter().flat_map(|lodger| lodger.interior().containers());
-            let mut its = containers.filter(|c| c.invoke() == Some(running.arrival.invoke));
-            let container = its.next().map(|container| container.id);
-            assert_eq!(container, Some(running.container), "an invoke has its container");
-        }
-        for waiting in self.inflight.all_waiting() {
-            let running = self.inflight.running(waiting.arrival.invoke);
-            assert!(running.is_none(), "an invoke waits or runs");
-        }
     }
 
     fn occupied(&self) -> u32 {
@@ -524,182 +381,6 @@ impl Pool {
         while let Some(invoke) = self.active.get(vm).and_then(|vm| vm.interior().awaiting(load)) {
             effects.push(Effect::Answer { invoke, answer: Answer::NotLoaded });
             self.leave_container(invoke, LivesOn::No, now, effects);
-        }
-    }
-
-    // ---- VMs come and go
-
-    fn ready(&mut self, vm: VmId, effects: &mut Vec<Effect>) {
-        let Ok(notice) = self.warming.ready(vm) else {
-            return;
-        };
-        effects.extend(notice.map(Effect::Report));
-        self.serve = Serve::Everybody;
-    }
-
-    fn spawn_failed(&mut self, vm: VmId, now: Nanos, effects: &mut Vec<Effect>) {
-        let was_starting = self.warming.take_starting(vm).is_some();
-        if was_starting {
-            self.note_failure(now, effects);
-        }
-        if was_starting || self.leaving.remove(vm) {
-            self.serve = Serve::Everybody;
-        }
-    }
-
-    fn note_failure(&mut self, now: Nanos, effects: &mut Vec<Effect>) {
-        let notice = self.warming.failed(&self.limits, now);
-        effects.push(Effect::Report(notice));
-    }
-
-    /// A VM's process is over: nothing of it is left but its slot, and that is free.
-    fn gone(&mut self, vm: VmId, blame: Blame, now: Nanos, effects: &mut Vec<Effect>) {
-        let was_starting = self.warming.take_starting(vm).is_some();
-        let was_warm = self.warming.take_this_warm(vm).is_some();
-        // A snapshot whose VMs die as soon as they are warm is as bad as one that does not start.
-        if was_starting || (was_warm && blame != Blame::Nobody) {
-            self.note_failure(now, effects);
-        }
-        if !was_starting && !was_warm && !self.leaving.remove(vm) {
-            self.empty(vm, blame, effects);
-        }
-        self.serve = Serve::Everybody;
-    }
-
-    /// Tells a VM to end, wherever it is.
-    fn expel(
-        &mut self,
-        vm: VmId,
-        reason: RetireReason,
-        blame: Blame,
-        now: Nanos,
-        effects: &mut Vec<Effect>,
-    ) {
-        let remind = now.saturating_add(self.limits.retire_patience_nanos);
-        if let Some(starting) = self.warming.take_starting(vm) {
-            self.leaving.add(starting, reason, remind, effects);
-            if reason != RetireReason::Stopping {
-                self.note_failure(now, effects);
-            }
-        } else if let Some(warm) = self.warming.take_this_warm(vm) {
-            self.leaving.add(warm, reason, remind, effects);
-            if matches!(reason, RetireReason::Fault(_)) {
-                self.note_failure(now, effects);
-            }
-        } else {
-            match self.empty(vm, blame, effects) {
-                Some(Lodger::Idle(idle)) => self.leaving.add(idle, reason, remind, effects),
-                Some(Lodger::Busy(busy)) => self.leaving.add(busy, reason, remind, effects),
-                None => {}
-            }
-        }
-    }
-
-    /// Takes a VM out of the active pool and answers the invokes in it.
-    fn empty(&mut self, vm: VmId, blame: Blame, effects: &mut Vec<Effect>) -> Option<Lodger> {
-        let lodger = self.active.remove(vm)?;
-        for container in lodger.interior().containers() {
-            let Some(invoke) = container.invoke() else {
-                continue;
-            };
-            let Some(running) = self.inflight.finish(invoke) else {
-                continue;
-            };
-            // The defect that the simulation has to find: invokes whose package was on the way
-            // are forgotten with their VM.
-            if cfg!(feature = "planted-pool-bug") && !running.is_sent {
-                continue;
-            }
-            effects.push(Effect::Answer { invoke, answer: Answer::VmGone { vm, blame } });
-        }
-        self.serve = Serve::Everybody;
-        Some(lodger)
-    }
-
-    // ---- time
-
-    fn tick(&mut self, now: Nanos, effects: &mut Vec<Effect>) {
-        while let Some(running) = self.inflight.overdue(now) {
-            self.give_up(&running, now, effects);
-        }
-        while let Some(waiting) = self.inflight.expired(now) {
-            let answer = match now >= waiting.arrival.deadline_nanos {
-                true => Answer::DeadlineInQueue,
-                false if self.warming.failures() > 0 => Answer::Busy(BusyReason::VmsDoNotStart),
-                false => Answer::Busy(BusyReason::WaitedTooLong),
-            };
-            effects.push(Effect::Answer { invoke: waiting.arrival.invoke, answer });
-        }
-        while let Some(vm) = self.warming.overdue(now) {
-            self.expel(vm, RetireReason::NotReady, Blame::Host, now, effects);
-        }
-        while let Some(vm) = self.active.load_overdue(now) {
-            self.expel(vm, RetireReason::LoadTimeout, Blame::Host, now, effects);
-        }
-        while let Some(vm) = self.active.idle_expired(now) {
-            self.expel(vm, RetireReason::Idle, Blame::Nobody, now, effects);
-        }
-        self.leaving.remind(&self.limits, now, effects);
-    }
-
-    /// The node waits no longer for an invoke. One that was sent takes its VM along: a guest that
-    /// did not end it in time cannot be trusted to end anything.
-    fn give_up(&mut self, running: &Running, now: Nanos, effects: &mut Vec<Effect>) {
-        let (invoke, vm) = (running.arrival.invoke, running.vm);
-        let answer = match (running.is_cancelled, running.is_sent) {
-            (true, _) => Answer::Cancelled,
-            (false, true) => Answer::DeadlineInVm { vm },
-            (false, false) => Answer::DeadlineInQueue,
-        };
-        effects.push(Effect::Answer { invoke, answer });
-        self.leave_container(invoke, LivesOn::No, now, effects);
-        if running.is_sent {
-            self.expel(vm, RetireReason::Unresponsive, Blame::Guest, now, effects);
-        }
-    }
-
-    fn stop(&mut self, now: Nanos, effects: &mut Vec<Effect>) {
-        self.is_stopping = true;
-        while let Some(waiting) = self.inflight.take_waiting(0) {
-            let invoke = waiting.arrival.invoke;
-            effects.push(Effect::Answer { invoke, answer: Answer::Stopping });
-        }
-        while let Some(vm) = self.warming.any_starting() {
-            self.expel(vm, RetireReason::Stopping, Blame::Nobody, now, effects);
-        }
-        let remind = now.saturating_add(self.limits.retire_patience_nanos);
-        while let Some(warm) = self.warming.take_warm() {
-            self.leaving.add(warm, RetireReason::Stopping, remind, effects);
-        }
-        while let Some(vm) = self.active.oldest_idle(None) {
-            self.expel(vm, RetireReason::Stopping, Blame::Nobody, now, effects);
-        }
-    }
-
-    // ---- balance
-
-    /// Starts VMs, and makes an idle one leave when every slot is taken and VMs are needed.
-    fn refill(&mut self, now: Nanos, effects: &mut Vec<Effect>) {
-        if self.is_stopping {
-            return;
-        }
-        let waiting = self.inflight.wanting_vms();
-        let free_slots = self.limits.vms_max.saturating_sub(self.occupied());
-        let shortage = self.warming.shortage(&self.limits, Demand { waiting, free_slots }, now);
-        for _ in 0..shortage {
-            let vm = VmId(self.next_vm);
-            self.next_vm += self.vm_stride;
-            self.warming.add(Vm::start(vm, &self.limits, now));
-            effects.push(Effect::Spawn { vm });
-        }
-        let needed = self.limits.warm_min.max(u32::from(waiting > 0));
-        let coming = self.warming.warm_count() + self.warming.starting_count();
-        let free_slots = self.limits.vms_max.saturating_sub(self.occupied());
-        // While VMs do not start, a free slot would help nobody.
-        let is_short = coming + self.leaving.count() + free_slots < needed;
-        let may_free = is_short && self.warming.failures() == 0;
-        if let Some(idle) = may_free.then(|| self.active.oldest_idle(None)).flatten() {
-            self.expel(idle, RetireReason::SlotNeeded, Blame::Nobody, now, effects);
         }
     }
 

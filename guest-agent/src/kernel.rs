@@ -127,9 +127,9 @@ impl Kernel {
                 has_others = true;
                 self.arm(slice_end, now);
             }
-            match turn::run(&mut self.processes, task) {
-                Turn::Goes => {}
-                turn => break turn,
+            let turn = turn::run(&mut self.processes, task);
+            if turn != Turn::Goes {
+                break turn;
             }
             if self.agent.has_input() || self.agent.has_output() || self.processes.has_notice() {
                 break Turn::Goes;

@@ -17,6 +17,12 @@
 
 extern crate alloc;
 
+pub mod kernel;
+pub mod agent;
+pub mod container;
+pub mod response;
+pub mod program_io;
+pub mod rings;
 pub mod syscall;
 pub mod process;
 pub mod futex;

@@ -178,16 +178,12 @@ impl Memory {
         if end < heap.start || end > USER_END {
             return heap.end;
         }
-        let (old, new) =
-            (heap.end.next_multiple_of(PAGE_BYTES), end.next_multiple_of(PAGE_BYTES));
+        let (old, new) = (heap.end.next_multiple_of(PAGE_BYTES), end.next_multiple_of(PAGE_BYTES));
         if new > old {
             let grown = Range { start: old, end: new };
             let is_affordable = grown.bytes() <= self.account.limit_bytes();
-            let area = Area {
-                access: Access::READ_WRITE,
-                kind: Kind::Heap,
-                is_wiped_on_fork: false,
-            };
+            let area =
+                Area { access: Access::READ_WRITE, kind: Kind::Heap, is_wiped_on_fork: false };
             if !is_affordable || !self.areas.is_free(grown) || self.map(grown, area).is_err() {
                 return heap.end;
             }

@@ -9,7 +9,7 @@ pub mod descriptor;
 pub mod path;
 pub mod stat;
 pub mod poll;
-//Tpub mod socket;
+pub mod socket;
 pub mod memory;
 pub mod thread;
 pub mod signal;
@@ -110,21 +110,21 @@ fn dispatch(call: &mut Call<'_>) -> CallResult {
         37 => time::alarm(call),
         38 => time::setitimer(call),
         39 => identity::getpid(call),
-//T        41 => socket::socket(call),
-//T        42 => socket::connect(call),
-//T        43 => socket::accept(call),
-//T        44 => socket::sendto(call),
-//T        45 => socket::recvfrom(call),
-//T        46 => socket::sendmsg(call),
-//T        47 => socket::recvmsg(call),
-//T        48 => socket::shutdown(call),
-//T        49 => socket::bind(call),
-//T        50 => socket::listen(call),
-//T        51 => socket::getsockname(call),
-//T        52 => socket::getpeername(call),
-//T        53 => socket::socketpair(call),
-//T        54 => socket::setsockopt(call),
-//T        55 => socket::getsockopt(call),
+        41 => socket::socket(call),
+        42 => socket::connect(call),
+        43 => socket::accept(call),
+        44 => socket::sendto(call),
+        45 => socket::recvfrom(call),
+        46 => socket::sendmsg(call),
+        47 => socket::recvmsg(call),
+        48 => socket::shutdown(call),
+        49 => socket::bind(call),
+        50 => socket::listen(call),
+        51 => socket::getsockname(call),
+        52 => socket::getpeername(call),
+        53 => socket::socketpair(call),
+        54 => socket::setsockopt(call),
+        55 => socket::getsockopt(call),
         56 => thread::clone(call),
         60 => thread::exit(call),
         62 => signal::kill(call),
@@ -201,7 +201,7 @@ fn dispatch(call: &mut Call<'_>) -> CallResult {
         280 => path::utimensat(call),
         281 => poll::epoll_pwait(call),
         284 => descriptor::eventfd(call),
-//T        288 => socket::accept4(call),
+        288 => socket::accept4(call),
         290 => descriptor::eventfd2(call),
         291 => poll::epoll_create1(call),
         292 => descriptor::dup3(call),

@@ -209,19 +209,17 @@ impl World {
         }
         let blames = [Blame::Nobody, Blame::Guest, Blame::Host];
         let blame = self.random.pick(&blames).unwrap_or(Blame::Host);
-        if self.random.chance(self.chaos.died) {
-            if let Some(vm) = self.any_vm() {
-                let event = match self.random.chance(500) {
-                    true => Event::VmGone { vm, blame },
-                    false => Event::VmFault { vm, blame },
-                };
-                self.schedule(event, 0, MILLI);
-            }
+        let dying = self.random.chance(self.chaos.died).then(|| self.any_vm()).flatten();
+        if let Some(vm) = dying {
+            let event = match self.random.chance(500) {
+                true => Event::VmGone { vm, blame },
+                false => Event::VmFault { vm, blame },
+            };
+            self.schedule(event, 0, MILLI);
         }
-        if self.random.chance(self.chaos.lied) {
-            if let Some(lie) = self.any_vm().and_then(|vm| self.draw_lie(vm)) {
-                self.schedule(lie, 0, MILLI);
-            }
+        let liar = self.random.chance(self.chaos.lied).then(|| self.any_vm()).flatten();
+        if let Some(lie) = liar.and_then(|vm| self.draw_lie(vm)) {
+            self.schedule(lie, 0, MILLI);
         }
     }
 

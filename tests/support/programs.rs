@@ -44,17 +44,15 @@ pub(crate) fn lua_package(folder: &Path, script: &str) {
 /// Changes when the program's sources or the way it is built do.
 fn digest(sources: &Path, name: &str) -> u64 {
     let stem = name.trim_end_matches("-glibc").trim_end_matches("-pie");
-    let files = [
-        "build".to_owned(),
-        format!("{stem}.c"),
-        format!("{stem}.rs"),
-        format!("{stem}/Cargo.toml"),
-        format!("{stem}/Cargo.lock"),
-        format!("{stem}/src/main.rs"),
-    ];
-    let mut hasher = DefaultHasher::new();
-    for file in files {
-        fs::read(sources.join(file)).ok().hash(&mut hasher);
+    let mut files = vec![sources.join("build")];
+    files.extend(["c", "rs"].map(|kind| sources.join(format!("{stem}.{kind}"))));
+    let package = sources.join(stem);
+    files.extend(["Cargo.toml", "Cargo.lock"].map(|file| package.join(file)));
+    for entry in fs::read_dir(package.join("src")).into_iter().flatten() {
+        files.push(entry.expect("a readable folder").path());
     }
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    files.iter().for_each(|file| fs::read(file).ok().hash(&mut hasher));
     hasher.finish()
 }

@@ -105,15 +105,16 @@ fn print_memory(process: u32) {
         let (Some(first), Some(second)) = (words.next(), words.next()) else { continue };
         if first == "Size:" {
             size = second.parse().unwrap_or(0);
-        } else if first == "Private_Dirty:" || first == "Private_Clean:" {
+        } else if first == "Anonymous:" {
+            // Private pages of files are shared by every VMM and would count for the first one.
             let kib: u64 = second.parse().unwrap_or(0);
-            total += if first == "Private_Dirty:" { kib } else { 0 };
+            total += kib;
             if kib > 8 {
-                println!("  {first} {kib} KiB of {size} KiB {name}");
+                println!("  private {kib} KiB of {size} KiB {name}");
             }
         } else if !first.ends_with(':') {
             name = line.to_owned();
         }
     }
-    println!("  private dirty in all: {total} KiB");
+    println!("  private in all: {total} KiB");
 }

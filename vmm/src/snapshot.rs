@@ -301,3 +301,133 @@ fn checksum(bytes: &[u8]) -> u64 {
     }
     hash
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn state(rip: u64) -> VcpuState {
+        VcpuState {
+            regs: kvm_regs { rip, ..kvm_regs::default() },
+            sregs: kvm_sregs::default(),
+            debug: kvm_debugregs::default(),
+            events: kvm_vcpu_events::default(),
+            xcrs: kvm_xcrs::default(),
+            xsave: kvm_xsave::default(),
+            msrs: vec![(0xc000_0082, 7), (0x277, 8)],
+        }
+    }
+
+    fn snapshot(runs: Vec<Run>, warm: Vec<Run>) -> Snapshot {
+        Snapshot {
+            flavour: Flavour::Pvm,
+            cpu_key: 5,
+            ram_bytes: RAM_BYTES_MIN,
+            root_image_bytes: 4097,
+            state: state(0xffff_ffff_8020_0000),
+            runs,
+            warm,
+        }
+    }
+
+    fn file(snapshot: &Snapshot) -> Vec<u8> {
+        let mut file = snapshot.head();
+        let pages: u64 = snapshot.runs.iter().map(|run| run.bytes()).sum();
+        file.resize(file.len() + usize::try_from(pages).unwrap(), 0xab);
+        file
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let runs = vec![Run { first: 1, pages: 2 }, Run { first: 8191, pages: 1 }];
+        let written = snapshot(runs.clone(), vec![Run { first: 0, pages: 3 }]);
+        let file = file(&written);
+        let (read, pages_offset) = Snapshot::parse(&file).unwrap();
+        assert_eq!((&read.runs, &read.warm), (&runs, &written.warm));
+        assert_eq!(read.state.regs.rip, written.state.regs.rip);
+        assert_eq!(read.state.msrs, written.state.msrs);
+        assert_eq!((read.cpu_key, read.root_image_bytes), (5, 4097));
+        assert_eq!(pages_offset, written.head().len() as u64);
+    }
+
+    #[test]
+    fn tables_that_contradict_themselves_are_refused() {
+        let good = Run { first: 4, pages: 4 };
+        for bad in [
+            vec![good, Run { first: 7, pages: 1 }],
+            vec![good, Run { first: 2, pages: 1 }],
+            vec![good, Run { first: 9, pages: 0 }],
+            vec![good, Run { first: 8191, pages: 2 }],
+            vec![good, Run { first: u32::MAX, pages: u32::MAX }],
+        ] {
+            let in_warm = snapshot(vec![good], bad.clone());
+            let fault = Snapshot::parse(&file(&in_warm)).map(|_| ()).unwrap_err();
+            assert_eq!(fault, SnapshotFault::Malformed, "{bad:?}");
+            let head = snapshot(bad, Vec::new()).head();
+            assert!(Snapshot::parse(&head).is_err());
+        }
+    }
+
+    #[test]
+    fn damage_and_other_versions_are_told_apart() {
+        let good = file(&snapshot(vec![Run { first: 1, pages: 1 }], Vec::new()));
+        let fault = |at: usize| {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            Snapshot::parse(&bad).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(fault(0), SnapshotFault::Malformed);
+        assert_eq!(fault(8), SnapshotFault::Checksum);
+        assert_eq!(fault(16), SnapshotFault::Version);
+        assert_eq!(fault(FIXED_BYTES), SnapshotFault::Checksum);
+        assert_eq!(fault(4095), SnapshotFault::Checksum);
+        let short = &good[..good.len() - 1];
+        assert_eq!(Snapshot::parse(short).map(|_| ()).unwrap_err(), SnapshotFault::Malformed);
+    }
+
+    #[test]
+    fn runs_join_over_small_gaps_only() {
+        let runs = join_runs([1, 2, 4, 8].into_iter(), 1);
+        assert_eq!(runs, [Run { first: 1, pages: 4 }, Run { first: 8, pages: 1 }]);
+        assert_eq!(join_runs([1, 2, 4].into_iter(), 0).len(), 2);
+    }
+
+    /// A head whose checksum is right, whatever it says.
+    fn with_checksum(mut file: Vec<u8>, head_bytes: usize) -> Vec<u8> {
+        if let Some(head) = file.get(UNCOVERED_BYTES..head_bytes) {
+            let sum = checksum(head).to_le_bytes();
+            file[8..UNCOVERED_BYTES].copy_from_slice(&sum);
+        }
+        file
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let mut file = MAGIC.to_le_bytes().to_vec();
+            file.extend(bytes);
+            let _ = Snapshot::parse(&file);
+        }
+
+        #[test]
+        fn accepted_damage_keeps_every_promise(
+            damage in proptest::collection::vec((16_usize..12_288, any::<u8>()), 1..6),
+        ) {
+            let original = snapshot(vec![Run { first: 1, pages: 2 }], vec![Run { first: 5, pages: 1 }]);
+            let mut bytes = file(&original);
+            for (at, value) in damage {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            let bytes = with_checksum(bytes, original.head().len());
+            if let Ok((read, offset)) = Snapshot::parse(&bytes) {
+                let pages = read.ram_bytes / PAGE_BYTES;
+                prop_assert!(read.runs.iter().chain(&read.warm).all(|run| run.end() <= pages));
+                let kept: u64 = read.runs.iter().map(|run| run.bytes()).sum();
+                prop_assert_eq!(offset + kept, bytes.len() as u64);
+            }
+        }
+    }
+}

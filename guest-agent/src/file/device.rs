@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::stat::{Stat, kind};
 use super::Object;
+use super::stat::{Stat, kind};
 use crate::errno::Errno;
 use crate::memory::transfer::{Sink, Source};
 use crate::world::World;

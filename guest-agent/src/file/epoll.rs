@@ -61,7 +61,7 @@ pub struct Epoll {
 impl Epoll {
     /// An empty set as an open file.
     #[must_use]
-    pub fn new(world: &World, flags: u32) -> Rc<OpenFile> {
+    pub fn file(world: &World, flags: u32) -> Rc<OpenFile> {
         let epoll = Self {
             members: RefCell::new(Vec::new()),
             next: Cell::new(0),
@@ -92,7 +92,8 @@ impl Epoll {
         let mut members = self.members.borrow_mut();
         members.retain(|member| member.file.strong_count() > 0);
         let place = members.iter().position(|member| {
-            member.descriptor == descriptor && core::ptr::eq(member.file.as_ptr(), &raw const **file)
+            member.descriptor == descriptor
+                && core::ptr::eq(member.file.as_ptr(), &raw const **file)
         });
         let file = Rc::downgrade(file);
         let member = Member { descriptor, file, events, data, seen_raises: None, is_armed: true };
@@ -196,7 +197,7 @@ mod tests {
     #[test]
     fn a_level_is_reported_until_it_is_gone() {
         let world = World::new();
-        let set = Epoll::new(&world, 0);
+        let set = Epoll::file(&world, 0);
         let (reader, writer) = pipe(&world, 0);
         set.epoll().unwrap().control(ADD, 3, &reader, ready::IN, 42).unwrap();
         assert_eq!((collect(&set), set.readiness()), (Vec::new(), 0));
@@ -212,7 +213,7 @@ mod tests {
     #[test]
     fn an_edge_is_reported_once_per_raise() {
         let world = World::new();
-        let set = Epoll::new(&world, 0);
+        let set = Epoll::file(&world, 0);
         let (reader, writer) = pipe(&world, 0);
         let wanted = ready::IN | EDGE_TRIGGERED;
         set.epoll().unwrap().control(ADD, 3, &reader, wanted, 1).unwrap();
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn one_shot_waits_for_the_next_modify() {
         let world = World::new();
-        let set = Epoll::new(&world, 0);
+        let set = Epoll::file(&world, 0);
         let file = eventfd(&world, 1, 0);
         let epoll = set.epoll().unwrap();
         epoll.control(ADD, 3, &file, ready::IN | ONE_SHOT, 1).unwrap();
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn membership_follows_the_file_not_the_number() {
         let world = World::new();
-        let set = Epoll::new(&world, 0);
+        let set = Epoll::file(&world, 0);
         let epoll = set.epoll().unwrap();
         let first = eventfd(&world, 1, 0);
         epoll.control(ADD, 3, &first, ready::IN, 1).unwrap();
@@ -258,7 +259,7 @@ mod tests {
     #[test]
     fn a_busy_member_does_not_starve_the_others() {
         let world = World::new();
-        let set = Epoll::new(&world, 0);
+        let set = Epoll::file(&world, 0);
         let files: Vec<_> = (0..3).map(|_| eventfd(&world, 1, 0)).collect();
         for (number, file) in (0..).zip(&files) {
             let data = u64::try_from(number).unwrap();

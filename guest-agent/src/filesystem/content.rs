@@ -16,10 +16,8 @@ use machine::frame::Frame;
 use super::image::{Data, Image};
 use crate::errno::Errno;
 use crate::file::FilePage;
-use crate::memory::Account;
 use crate::memory::transfer::{Sink, Source};
-
-const PAGE: usize = PAGE_BYTES as usize;
+use crate::memory::{Account, PAGE};
 
 #[derive(Debug)]
 struct Lower {
@@ -176,7 +174,9 @@ impl Content {
             let first_gone = bytes.div_ceil(PAGE_BYTES);
             let gone = self.pages.split_off(&first_gone);
             self.account.release(gone.len() as u64);
-            if within > 0 && let Some(frame) = self.pages.get(&(bytes / PAGE_BYTES)) {
+            if within > 0
+                && let Some(frame) = self.pages.get(&(bytes / PAGE_BYTES))
+            {
                 frame.zero_range(within, PAGE - within);
             }
             self.lower_bytes = self.lower_bytes.min(bytes);

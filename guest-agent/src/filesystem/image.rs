@@ -137,7 +137,7 @@ impl Image {
     /// File number of a node, unique among all images.
     #[must_use]
     pub fn inode_number(&self, id: NodeId) -> u64 {
-        self.serial << 32 | u64::from(id.0) + 1
+        (self.serial << 32) | (u64::from(id.0) + 1)
     }
 
     /// The node called `name` in directory `id`.

@@ -68,12 +68,7 @@ impl Meta {
     /// Everything happened at `nanos`.
     #[must_use]
     pub fn new(permissions: u32, nanos: u64) -> Self {
-        Self {
-            permissions,
-            accessed_nanos: nanos,
-            modified_nanos: nanos,
-            changed_nanos: nanos,
-        }
+        Self { permissions, accessed_nanos: nanos, modified_nanos: nanos, changed_nanos: nanos }
     }
 }
 
@@ -167,7 +162,7 @@ impl Inode {
         })
     }
 
-    fn new(&self, body: Body, meta: Meta) -> Rc<Self> {
+    fn make(&self, body: Body, meta: Meta) -> Rc<Self> {
         Rc::new(Self {
             number: self.ground.number(),
             ground: Rc::clone(&self.ground),
@@ -183,13 +178,13 @@ impl Inode {
     #[must_use]
     pub fn new_file(&self, meta: Meta) -> Rc<Self> {
         let content = Content::empty(Rc::clone(&self.ground.account));
-        self.new(Body::File(RefCell::new(content)), meta)
+        self.make(Body::File(RefCell::new(content)), meta)
     }
 
     /// A symbolic link without a name.
     #[must_use]
     pub fn new_symlink(&self, target: &[u8], meta: Meta) -> Rc<Self> {
-        self.new(Body::Symlink(target.into()), meta)
+        self.make(Body::Symlink(target.into()), meta)
     }
 
     /// A directory without a place.
@@ -202,7 +197,7 @@ impl Inode {
             name: Box::default(),
             is_removed: false,
         };
-        self.new(Body::Directory(RefCell::new(directory)), meta)
+        self.make(Body::Directory(RefCell::new(directory)), meta)
     }
 
     /// What it is.

@@ -125,10 +125,8 @@ const PROCESS: [Child; 13] = [
     (b"status", Entry::Text(Text::Status)),
     (b"task", Entry::Tasks),
 ];
-const SETTINGS: [Child; 2] = [
-    (b"kernel", Entry::Settings(Settings::Kernel)),
-    (b"vm", Entry::Settings(Settings::Memory)),
-];
+const SETTINGS: [Child; 2] =
+    [(b"kernel", Entry::Settings(Settings::Kernel)), (b"vm", Entry::Settings(Settings::Memory))];
 const KERNEL: [Child; 5] = [
     (b"hostname", Entry::Text(Text::HostName)),
     (b"osrelease", Entry::Text(Text::OsRelease)),
@@ -145,11 +143,9 @@ impl Entry {
     #[must_use]
     pub fn kind(self) -> u8 {
         match self {
-            Self::Root
-            | Self::Process
-            | Self::Tasks
-            | Self::Descriptors
-            | Self::Settings(_) => kind::DIRECTORY,
+            Self::Root | Self::Process | Self::Tasks | Self::Descriptors | Self::Settings(_) => {
+                kind::DIRECTORY
+            }
             Self::Descriptor(_) | Self::Link(_) => kind::SYMLINK,
             Self::Text(_) => kind::REGULAR,
         }

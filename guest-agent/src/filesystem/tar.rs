@@ -68,7 +68,8 @@ pub fn read(archive: &[u8], builder: &mut Builder) -> Result<(), ImageError> {
         if is_extension {
             extend(&mut extended, kind, data)?;
         } else {
-            let entry = Entry { header, start: end, bytes, extended: core::mem::take(&mut extended) };
+            let entry =
+                Entry { header, start: end, bytes, extended: core::mem::take(&mut extended) };
             entry.add(builder)?;
         }
         at = data_end.checked_next_multiple_of(BLOCK).ok_or(TarError::CutShort)?;
@@ -384,7 +385,11 @@ mod tests {
         let mut builder = ::tar::Builder::new(Vec::new());
         let long = "p".repeat(150) + "/file";
         builder
-            .append_pax_extensions([("path", long.as_bytes()), ("mtime", b"5.25"), ("comment", b"x y=z")])
+            .append_pax_extensions([
+                ("path", long.as_bytes()),
+                ("mtime", b"5.25"),
+                ("comment", b"x y=z"),
+            ])
             .unwrap();
         let mut header = ::tar::Header::new_ustar();
         header.set_size(3);
@@ -411,7 +416,10 @@ mod tests {
     fn numbers_are_octal_or_binary() {
         assert_eq!(number(b"  644 \0\0"), Ok(0o644));
         assert_eq!(number(b"\x80\0\0\0\0\0\x02\0\0\0\0\0"), Ok(0x2_0000_0000 << 8));
-        assert_eq!(number(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), Err(TarError::Number));
+        assert_eq!(
+            number(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+            Err(TarError::Number)
+        );
         assert_eq!(number(b"9"), Err(TarError::Number));
     }
 }

@@ -102,7 +102,13 @@ impl View {
         open::touch(parent);
         let node = Node::Inode(inode);
         let flags = flags & !flags::TRUNCATE;
-        open::open(&self.tree, caller, &node, Place::new(found.parent, found.name), flags & !flags::CREATE)
+        open::open(
+            &self.tree,
+            caller,
+            &node,
+            Place::new(found.parent, found.name),
+            flags & !flags::CREATE,
+        )
     }
 
     fn open_temporary(
@@ -183,8 +189,7 @@ impl View {
         target: &mut [u8],
     ) -> Result<usize, Errno> {
         let found = self.walk(Some(caller), at, path, false)?;
-        let walker =
-            Walker { tree: &self.tree, current: &self.current, caller: Some(caller) };
+        let walker = Walker { tree: &self.tree, current: &self.current, caller: Some(caller) };
         let text = walker.link_text(found.existing()?)?.ok_or(Errno::INVAL)?;
         let count = text.len().min(target.len());
         target[..count].copy_from_slice(&text[..count]);
@@ -212,12 +217,7 @@ impl View {
     ///
     /// # Errors
     /// As `symlink(2)`.
-    pub fn symlink(
-        &self,
-        target: &[u8],
-        at: Option<&OpenFile>,
-        path: &[u8],
-    ) -> Result<(), Errno> {
+    pub fn symlink(&self, target: &[u8], at: Option<&OpenFile>, path: &[u8]) -> Result<(), Errno> {
         if target.is_empty() {
             return Err(Errno::NOENT);
         }

@@ -31,11 +31,13 @@ pub(super) fn run(processes: &mut Processes, task: TaskId) -> Turn {
     let has_yielded = core::mem::take(&mut call.system.is_yielding);
     processes.apply_effects();
     processes.settle();
+    // One that was woken behind its own call is on the list of ready tasks already.
+    if processes.is_ready(task) {
+        return Turn::Stopped;
+    }
     match processes.call(task) {
         None => Turn::Stopped,
         Some(call) if call.task.state == State::Blocked => Turn::Stopped,
-        // Woken again behind its own call: it is on the list of ready tasks already.
-        Some(_) if processes.is_ready(task) => Turn::Stopped,
         Some(_) if trap == Some(Trap::Interrupt) => Turn::Interrupted,
         Some(_) if has_yielded => Turn::Yielded,
         Some(_) => Turn::Goes,

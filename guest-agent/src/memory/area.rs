@@ -118,9 +118,7 @@ impl Areas {
 
     /// Each area, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (Range, Area)> + '_ {
-        self.by_start
-            .iter()
-            .map(|(start, (end, area))| (Range { start: *start, end: *end }, *area))
+        self.by_start.iter().map(|(start, (end, area))| (Range { start: *start, end: *end }, *area))
     }
 
     /// The parts of `range` that are in use, ascending.

@@ -74,10 +74,8 @@ impl Call<'_> {
             Err(Fault::Denied) => CODE_ACCESS_ERROR,
         };
         self.process.has_overflowed = self.is_overflow(address);
-        let error = u64::from(is_present)
-            | u64::from(is_write) << 1
-            | 1 << 2
-            | u64::from(is_fetch) << 4;
+        let error =
+            u64::from(is_present) | u64::from(is_write) << 1 | 1 << 2 | u64::from(is_fetch) << 4;
         let context = FaultContext { trap: VECTOR_PAGE_FAULT, error, address };
         self.fault(Information { signal: Signal::SEGV, code, value: address }, context)
     }
@@ -160,11 +158,7 @@ impl Call<'_> {
     }
 
     /// A fault's signal cannot wait: blocked or ignored, it ends the process.
-    fn fault(
-        &mut self,
-        information: Information,
-        context: FaultContext,
-    ) -> Result<(), Ending> {
+    fn fault(&mut self, information: Information, context: FaultContext) -> Result<(), Ending> {
         let signal = information.signal;
         let action = self.process.actions.get(signal);
         let is_handled = !matches!(action.handler, HANDLER_DEFAULT | HANDLER_IGNORE);
@@ -285,14 +279,12 @@ impl Call<'_> {
             return false;
         }
         let memory = &self.process.memory;
-        let below = |range: Range| {
-            address < range.start && range.start - address <= OVERFLOW_BYTES
-        };
+        let below = |range: Range| address < range.start && range.start - address <= OVERFLOW_BYTES;
         memory.areas().any(|(range, area)| {
             let is_stack = matches!(area.kind, Kind::Stack | Kind::Mapped);
             is_stack && area.access.is_writable && below(range)
-        }) && memory.area_at(address & !(PAGE_BYTES - 1)).is_none_or(|(_, area)| {
-            area.access.is_none()
-        })
+        }) && memory
+            .area_at(address & !(PAGE_BYTES - 1))
+            .is_none_or(|(_, area)| area.access.is_none())
     }
 }

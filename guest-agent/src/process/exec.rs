@@ -199,12 +199,7 @@ fn map_segment(
 }
 
 /// The page that holds `part` of memory, whose bytes are at `offset` of the file.
-fn file_page(
-    file: &OpenFile,
-    part: Range,
-    offset: u64,
-    access: Access,
-) -> Result<Backing, Errno> {
+fn file_page(file: &OpenFile, part: Range, offset: u64, access: Access) -> Result<Backing, Errno> {
     let is_whole = part.bytes() == PAGE_BYTES;
     if is_whole
         && !access.is_writable

@@ -460,10 +460,7 @@ impl Process {
     /// What it has used since its invoke began.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        Usage {
-            run_nanos: self.run_nanos,
-            memory_peak_bytes: self.memory.account().peak_bytes(),
-        }
+        Usage { run_nanos: self.run_nanos, memory_peak_bytes: self.memory.account().peak_bytes() }
     }
 }
 

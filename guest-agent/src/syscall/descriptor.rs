@@ -46,8 +46,7 @@ pub(super) fn close_range(call: &mut Call<'_>) -> CallResult {
         return DONE;
     }
     let is_inside = |number: &i32| u32::try_from(*number).is_ok_and(|n| first <= n && n <= last);
-    let open: alloc::vec::Vec<i32> =
-        call.process.descriptors.numbers().filter(is_inside).collect();
+    let open: alloc::vec::Vec<i32> = call.process.descriptors.numbers().filter(is_inside).collect();
     for number in open {
         call.process.descriptors.set_close_on_exec(number, true)?;
     }

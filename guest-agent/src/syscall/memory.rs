@@ -77,8 +77,7 @@ pub(super) fn mmap(call: &mut Call<'_>) -> CallResult {
         Some(file) => fill_from_file(call, &file, range, offset, access),
         None => {
             let is_eager = bytes <= EAGER_BYTES || map_flags & MAP_POPULATE != 0;
-            let result =
-                if is_eager && !access.is_none() { populate(call, range) } else { Ok(()) };
+            let result = if is_eager && !access.is_none() { populate(call, range) } else { Ok(()) };
             // What was only a guess, or only asked for, is no failure.
             if bytes <= EAGER_BYTES { result } else { Ok(()) }
         }
@@ -99,12 +98,7 @@ fn check_file(file: &OpenFile, is_shared: bool, access: Access) -> Result<(), Er
     if is_shared && access.is_writable { Err(Errno::NODEV) } else { Ok(()) }
 }
 
-fn destination(
-    call: &Call<'_>,
-    hint: u64,
-    bytes: u64,
-    map_flags: u64,
-) -> Result<Range, Errno> {
+fn destination(call: &Call<'_>, hint: u64, bytes: u64, map_flags: u64) -> Result<Range, Errno> {
     if map_flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) == 0 {
         let start = call.process.memory.place(hint, bytes)?;
         return range(start, bytes);
@@ -187,8 +181,7 @@ pub(super) fn brk(call: &mut Call<'_>) -> CallResult {
 
 pub(super) fn mremap(call: &mut Call<'_>) -> CallResult {
     let (old_start, old_bytes) = (call.argument(0), call.argument(1));
-    let (new_bytes, remap_flags, wanted) =
-        (call.argument(2), call.argument(3), call.argument(4));
+    let (new_bytes, remap_flags, wanted) = (call.argument(2), call.argument(3), call.argument(4));
     let old = range(old_start, old_bytes)?;
     let new_bytes = new_bytes.checked_next_multiple_of(PAGE_BYTES).ok_or(Errno::INVAL)?;
     let is_fixed = remap_flags & REMAP_FIXED != 0;

@@ -283,9 +283,7 @@ pub(super) fn fchmod(call: &mut Call<'_>) -> CallResult {
 pub(super) fn fchmodat(call: &mut Call<'_>) -> CallResult {
     let at = At::read(call, 0)?;
     let mode = call.unsigned_argument(2);
-    with_caller(call, |view, caller| {
-        view.set_mode(caller, at.directory(), &at.path, mode)
-    })?;
+    with_caller(call, |view, caller| view.set_mode(caller, at.directory(), &at.path, mode))?;
     DONE
 }
 

@@ -243,7 +243,7 @@ pub(super) fn epoll_create1(call: &mut Call<'_>) -> CallResult {
 }
 
 fn make_epoll(call: &mut Call<'_>, create_flags: u32) -> CallResult {
-    let file = Epoll::new(&call.system.world, create_flags);
+    let file = Epoll::file(&call.system.world, create_flags);
     let closes = create_flags & flags::CLOSE_ON_EXEC != 0;
     value(call.process.descriptors.insert(file, closes, 0)?)
 }

@@ -29,8 +29,7 @@ pub(super) fn rt_sigaction(call: &mut Call<'_>) -> CallResult {
     if new != 0 && (signal == Signal::KILL || signal == Signal::STOP) {
         return Err(Errno::INVAL);
     }
-    let action =
-        if new == 0 { None } else { Some(Action::decode(&call.read_bytes(new)?)) };
+    let action = if new == 0 { None } else { Some(Action::decode(&call.read_bytes(new)?)) };
     if old != 0 {
         let before = call.process.actions.get(signal).encode();
         call.write_bytes(old, &before)?;

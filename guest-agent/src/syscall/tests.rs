@@ -75,7 +75,7 @@ impl Fixture {
                 container: 1,
                 view,
                 account,
-                network: Rc::new(Network),
+                network: Network::new(1, &crate::socket::unconnected(&World::new())),
                 path: b"/var/task/bootstrap".to_vec(),
                 arguments: vec![b"bootstrap".to_vec()],
                 environment: vec![b"A=B".to_vec()],
@@ -407,12 +407,8 @@ fn a_fault_that_nobody_handles_ends_the_process_and_names_it() {
     let mut fixture = Fixture::new();
     let main = fixture.main();
     let mut call = fixture.processes.call(main).unwrap();
-    let fault = |address| Trap::PageFault {
-        address,
-        is_write: true,
-        is_fetch: false,
-        is_present: false,
-    };
+    let fault =
+        |address| Trap::PageFault { address, is_write: true, is_fetch: false, is_present: false };
     let ending = call.page_fault(fault(8)).unwrap_err();
     assert_eq!(ending.reason(0), "ended by SIGSEGV (bad memory access) at address 0x8");
     let (stack, _) = call.process.memory.area_at(call.task.context.rsp()).unwrap();

@@ -2,12 +2,15 @@
 
 use alloc::rc::Rc;
 
+use machine::clock::monotonic_nanos;
+
 use super::{CallResult, value};
 use crate::errno::Errno;
 use crate::file::{OpenFile, flags};
 use crate::memory::{Sink, Source, Vectors};
 use crate::process::{Answer, Call};
 use crate::signal::{CODE_KERNEL, Information, Signal};
+use crate::time::after;
 
 pub(super) fn read(call: &mut Call<'_>) -> CallResult {
     let vectors = Vectors::single(call.argument(1), call.argument(2));
@@ -60,13 +63,20 @@ pub(super) fn file(call: &Call<'_>) -> Result<Rc<OpenFile>, Errno> {
     call.process.descriptors.get(call.int_argument(0))
 }
 
-/// Waits for a file to become ready, unless it must not.
+/// Waits for a file to become ready, unless it must not, or (a socket) no longer.
 ///
 /// # Errors
 /// [`Errno::AGAIN`] when the file is not to wait.
-pub(super) fn wait_for_file(call: &mut Call<'_>, file: &OpenFile) -> CallResult {
+pub(super) fn wait_for_file(call: &mut Call<'_>, file: &OpenFile, is_write: bool) -> CallResult {
     if file.flags() & flags::NONBLOCK != 0 {
         return Err(Errno::AGAIN);
+    }
+    if let Some(socket) = file.socket() {
+        let (receive, send) = socket.timeouts_nanos();
+        call.deadline(after(monotonic_nanos(), if is_write { send } else { receive }));
+        if call.is_late() {
+            return Err(Errno::AGAIN);
+        }
     }
     file.objects(&mut |object| call.wait_for(object));
     Ok(call.block())
@@ -81,7 +91,7 @@ fn read_into(call: &mut Call<'_>, vectors: &Vectors) -> CallResult {
     let file = file(call)?;
     match file.read(&mut Sink::user(&mut call.process.memory, vectors, 0)) {
         Ok(count) => value(count),
-        Err(Errno::AGAIN) => wait_for_file(call, &file),
+        Err(Errno::AGAIN) => wait_for_file(call, &file, false),
         Err(error) => Err(error),
     }
 }
@@ -105,7 +115,7 @@ fn offset(call: &Call<'_>) -> Result<u64, Errno> {
 
 fn write_from(call: &mut Call<'_>, vectors: &Vectors) -> CallResult {
     let file = file(call)?;
-    write_all(call, &file, vectors, |file, source| file.write(source))
+    write_all(call, &file, vectors, |file, source| file.write(source), true)
 }
 
 /// Writes until everything is written; a file that is not to wait, or a signal, ends it early
@@ -115,6 +125,7 @@ pub(super) fn write_all(
     file: &OpenFile,
     vectors: &Vectors,
     mut write: impl FnMut(&OpenFile, &mut Source<'_>) -> Result<usize, Errno>,
+    may_wait: bool,
 ) -> CallResult {
     let total = vectors.bytes();
     loop {
@@ -128,6 +139,8 @@ pub(super) fn write_all(
                     return value(done);
                 }
             }
+            Err(Errno::AGAIN) if !may_wait && done == 0 => return Err(Errno::AGAIN),
+            Err(Errno::AGAIN) if !may_wait => return value(done),
             Err(error) => return write_stopped(call, file, error, done),
         }
     }
@@ -135,7 +148,7 @@ pub(super) fn write_all(
 
 fn write_stopped(call: &mut Call<'_>, file: &OpenFile, error: Errno, done: u64) -> CallResult {
     match error {
-        Errno::AGAIN => match wait_for_file(call, file) {
+        Errno::AGAIN => match wait_for_file(call, file, true) {
             Err(_) | Ok(Answer::Interrupted) if done != 0 => value(done),
             answer => answer,
         },

@@ -100,9 +100,74 @@ fn equal(argument: u8, value: u64) -> Outcome<SeccompRule> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+    use std::ptr::null_mut;
+
+    /// Names what the confined copy of this test does.
+    const DEED: &str = "PILOTLIGHT_TEST_DEED";
 
     #[test]
     fn both_filters_compile_and_differ() {
         assert!(program(false).unwrap().len() < program(true).unwrap().len());
+    }
+
+    fn anonymous(protection: ProtFlags) -> *mut std::ffi::c_void {
+        // SAFETY: a new mapping at an address of the kernel's choice, never used.
+        unsafe { mmap_anonymous(null_mut(), 4096, protection, MapFlags::PRIVATE) }.unwrap()
+    }
+
+    fn perform(deed: &str) {
+        let writable = ProtFlags::READ | ProtFlags::WRITE;
+        match deed {
+            "nothing" => drop(anonymous(writable)),
+            "open a file" => drop(std::fs::File::open("/")),
+            "open a socket" => drop(std::net::UdpSocket::bind("127.0.0.1:0")),
+            "start a thread" => drop(std::thread::Builder::new().spawn(|| ())),
+            "map executable memory" => drop(anonymous(writable | ProtFlags::EXEC)),
+            "make memory executable" => {
+                let memory = anonymous(writable);
+                // SAFETY: the page was mapped just now and nobody uses it.
+                let _ = unsafe { mprotect(memory, 4096, MprotectFlags::EXEC) };
+            }
+            "control a terminal" => drop(rustix::io::ioctl_fionread(std::io::stdin())),
+            "signal another process" => {
+                // SAFETY: signal 0 is sent to nobody.
+                unsafe { libc::syscall(libc::SYS_tgkill, 1, 1, 0) };
+            }
+            "seal a memfd" => drop(region::sealed::freeze(std::io::stdin())),
+            other => panic!("unknown deed {other}"),
+        }
+    }
+
+    /// Runs this very test in a process of its own, where it confines itself and does the deed.
+    fn signal_of(deed: &str) -> Option<i32> {
+        const NAME: &str = "jail::filter::tests::forbidden_calls_kill_the_process";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", NAME, "--nocapture", "--test-threads", "1"]).env(DEED, deed);
+        command.output().unwrap().status.signal()
+    }
+
+    #[test]
+    fn forbidden_calls_kill_the_process() {
+        if let Ok(deed) = std::env::var(DEED) {
+            apply(false).unwrap();
+            perform(&deed);
+            std::process::exit(0);
+        }
+        assert_eq!(signal_of("nothing"), None, "what is needed is allowed");
+        for deed in [
+            "open a file",
+            "open a socket",
+            "start a thread",
+            "map executable memory",
+            "make memory executable",
+            "control a terminal",
+            "signal another process",
+            "seal a memfd",
+        ] {
+            assert_eq!(signal_of(deed), Some(libc::SIGSYS), "{deed}");
+        }
     }
 }

@@ -1,0 +1,1 @@
+//! The whole kernel on the host.
