@@ -65,7 +65,7 @@ fn main() {
         let built = nested.join(target).join("release").join(package);
         match fs::read(&built) {
             Ok(bytes) => write(&out.join(package), &bytes),
-            Err(_) => write(&out.join(package), &[]),
+            Err(error) => fail(&format!("{}: {error}", built.display())),
         }
     }
     for program in PROGRAMS {
@@ -100,7 +100,6 @@ fn compile(source: &Path, program: &Path) {
 fn run(command: &mut Command, what: &str) {
     match command.status() {
         Ok(status) if status.success() => {}
-        Ok(_) if what.starts_with("building") => println!("cargo::warning={what} failed"),
         Ok(status) => fail(&format!("{what} failed ({status}); the compiler's words are below")),
         Err(error) => fail(&format!("{what} failed: {error}")),
     }

@@ -18,7 +18,7 @@ const CPU_QUOTA_MICROS: u64 = 110_000;
 
 /// How this host limits VMM processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cgroups {
+pub(crate) enum Cgroups {
     /// One hierarchy; the path is the group VMM groups are made in.
     V2(PathBuf),
     /// One hierarchy per controller; memory's and cpu's, in that order.
@@ -40,7 +40,7 @@ impl fmt::Display for Cgroups {
 impl Cgroups {
     /// Finds out what the host has and makes the node's group in it.
     #[must_use]
-    pub fn prepare() -> Self {
+    pub(crate) fn prepare() -> Self {
         let group = format!("pilotlight-{}", std::process::id());
         match Self::prepare_v2(&group).or_else(|_| Self::prepare_v1(&group)) {
             Ok(cgroups) => cgroups,

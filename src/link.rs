@@ -23,7 +23,7 @@ const FRAME_BYTES_MAX: usize = offset::CODE.slot_bytes();
 
 /// The guest broke a rule of the rings or of the frames in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuestFault {
+pub(crate) enum GuestFault {
     /// A virtqueue's rules.
     Ring(RingFault),
     /// A frame that does not parse, or of no known kind.
@@ -329,15 +329,6 @@ impl Link {
     /// Nanoseconds this guest may poll before it halts.
     pub(crate) fn set_poll_nanos(&self, nanos: u64) {
         self.region.store_u64(offset::POLL_NANOS, nanos);
-    }
-
-    /// What the guest kernel said before it gave up.
-    pub(crate) fn panic_message(&self) -> String {
-        let bytes = self.region.load_u64(offset::PANIC_BYTES);
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let mut message = vec![0; bytes.min(offset::PANIC_BYTES_MAX as usize)];
-        self.region.read(offset::PANIC, &mut message);
-        String::from_utf8_lossy(&message).into_owned()
     }
 }
 

@@ -1,2 +1,9 @@
-//! (in progress)
-fn main() {}
+//! The command line: a node, and clients of one.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

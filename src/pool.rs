@@ -33,7 +33,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use crate::config::PoolLimits;
 use crate::credential::ActiveKey;
-use crate::invoke::{BusyReason, ContainerId, InvokeId, Nanos, Status, VmId};
+use crate::invoke::{InvokeId, Nanos, Status, VmId};
 
 pub use event::{
     Answer, Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, KeyState, LoadId, Notice,
@@ -41,12 +41,11 @@ pub use event::{
 };
 pub use view::{Census, Sight, Whereabouts};
 
-use active::{Active, Lodger};
+use active::Active;
 use inflight::{Inflight, Running, Waiting};
 use interior::{Entry, LivesOn};
 use leaving::Leaving;
-use vm::Vm;
-use warming::{Demand, Warming};
+use warming::Warming;
 
 /// Keys are digests under the node's secret or numbers the node gave: nobody outside chooses
 /// where they land, so the hash needs no secret of its own.

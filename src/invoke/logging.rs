@@ -91,6 +91,10 @@ impl LoggingService {
         let (host, port) = address.rsplit_once(':').ok_or_else(|| bad(form))?;
         let port: u16 = port.parse().map_err(|_| bad(form))?;
         let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        // Without brackets nobody could tell where an IPv6 address ends and the port begins.
+        if inner.is_none() && host.contains(':') {
+            return Err(bad(form));
+        }
         let host = inner.unwrap_or(host);
         let is_plain = host.bytes().all(|byte| byte.is_ascii_graphic());
         if host.is_empty() || host.len() > 253 || port == 0 || !is_plain {

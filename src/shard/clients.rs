@@ -113,10 +113,6 @@ impl Clients {
         self.find(ClientId(number))
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.list.len()
-    }
-
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Client> {
         self.list.iter_mut()
     }

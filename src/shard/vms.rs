@@ -173,8 +173,4 @@ impl Vms {
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Vm> {
         self.slots.iter_mut().filter_map(Option::as_deref_mut)
     }
-
-    pub(super) fn count(&self) -> usize {
-        self.places.len()
-    }
 }

@@ -1,0 +1,55 @@
+//! The commands of `pilotlight`, one file each. What they share: the socket they speak to, how
+//! they print, and how they fail.
+
+mod serve;
+mod deploy;
+mod list;
+mod remove;
+mod invoke;
+mod status;
+mod doctor;
+mod demo;
+mod bench;
+mod programs;
+mod fault;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs a user's program the moment it is asked for, each user in virtual machines of their own.
+#[derive(Debug, Parser)]
+#[command(name = "pilotlight", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Deploy(deploy::Deploy),
+    List(list::List),
+    Remove(remove::Remove),
+    Invoke(invoke::Invoke),
+    Status(status::Status),
+    Doctor(doctor::Doctor),
+    Demo(demo::Demo),
+    Bench(bench::Bench),
+}
+
+/// Does what the command line says and returns what the process ends with.
+pub(crate) fn run() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Serve(command) => command.run(),
+        Command::Deploy(command) => command.run(),
+        Command::List(command) => command.run(),
+        Command::Remove(command) => command.run(),
+        Command::Invoke(command) => command.run(),
+        Command::Status(command) => command.run(),
+        Command::Doctor(command) => command.run(),
+        Command::Demo(command) => command.run(),
+        Command::Bench(command) => command.run(),
+    };
+    result.unwrap_or_else(|fault| fault.report())
+}
