@@ -360,12 +360,7 @@ impl Client {
 
     /// Takes the frame at the front, which is all there.
     fn take(&mut self) -> Result<Received<'_>, ClientError> {
-        let (received, start) = self.input.split();
-        let received = &received[*start..];
-        let header = Header::decode(received)?.ok_or(ClientError::Closed)?;
-        let end = Header::BYTES + header.length;
-        let payload = received.get(Header::BYTES..end).ok_or(ClientError::Closed)?;
-        *start += end;
+        let (header, payload) = self.input.take_frame()?.ok_or(ClientError::Closed)?;
         let answer = Answer::decode(header, payload)?;
         match answer {
             Answer::Error { code, message } if header.id == 0 => {

@@ -30,6 +30,7 @@ use crate::credential::NodeKey;
 use crate::inbox::Inbox;
 use crate::keeper::Keeper;
 use crate::librarian::Librarian;
+use crate::passage::End;
 use crate::pool::Pool;
 use crate::pool::index::Index;
 use crate::root_image::RootImage;
@@ -105,9 +106,9 @@ impl Node {
         let librarian = Arc::new(librarian);
         let limits = config.pool_limits(u32::from(shards), nursery.window_start());
         let (config, nursery) = (Arc::new(config), Arc::new(nursery));
-        let (_index, publishers) = Index::new(shards, config.pools.vms_max);
-        let mut node =
-            Self {
+        let (index, publishers) = Index::new(shards, config.pools.vms_max);
+        let mut passages = passages(&inboxes);
+        let mut node = Self {
             inboxes,
             threads: Vec::new(),
             door: None,
@@ -122,7 +123,10 @@ impl Node {
             let setting = Setting {
                 config: Arc::clone(&config),
                 node_key: Arc::clone(&node_key),
-                inboxes: Arc::clone(&node.inboxes),
+                inbox: Arc::clone(&node.inboxes[usize::from(shard)]),
+                neighbours: std::mem::take(&mut passages[usize::from(shard)].0),
+                passages: std::mem::take(&mut passages[usize::from(shard)].1),
+                index: Arc::clone(&index),
                 keeper: Keeper::start(Arc::clone(&nursery), doorbell, tell).map_err(broken)?,
                 librarian: Arc::clone(&librarian),
                 publisher,
@@ -208,6 +212,20 @@ impl Drop for Node {
             self.end();
         }
     }
+}
+
+/// For each shard: its ends as a client of each other one (none at its own number), and those at
+/// which the others are its clients.
+fn passages(inboxes: &[Arc<Inbox<Letter>>]) -> Vec<(Vec<Option<End>>, Vec<End>)> {
+    let mut ends: Vec<(Vec<Option<End>>, Vec<End>)> = Vec::new();
+    ends.resize_with(inboxes.len(), Default::default);
+    for (from, to) in (0..inboxes.len()).flat_map(|one| (0..inboxes.len()).map(move |b| (one, b))) {
+        let pair = (from != to).then(|| End::pair(&inboxes[from], &inboxes[to]));
+        let (ours, theirs) = pair.unzip();
+        ends[from].0.push(ours);
+        ends[to].1.extend(theirs);
+    }
+    ends
 }
 
 fn spawn(

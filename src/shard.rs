@@ -14,6 +14,8 @@
 
 mod catalog;
 mod clients;
+mod wire;
+mod neighbour;
 mod logging;
 mod vms;
 mod engine;
@@ -38,7 +40,8 @@ use crate::keeper::{Keeper, News};
 use crate::librarian::{Librarian, Report};
 use crate::link::Scratch;
 use crate::log::Relay;
-use crate::pool::index::Publisher;
+use crate::passage::End;
+use crate::pool::index::{Index, Publisher};
 use crate::pool::{Blame, Event, Pool};
 use crate::signal::Signal;
 use crate::socket::Connection;
@@ -46,6 +49,7 @@ use crate::wait::Bell;
 
 use clients::Clients;
 use engine::{Engine, Parts};
+use neighbour::Neighbour;
 
 /// Longest sleep: a bound on what a lost wake-up could cost.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
@@ -70,8 +74,12 @@ pub(crate) enum Letter {
 pub(crate) struct Setting {
     pub(crate) config: Arc<Config>,
     pub(crate) node_key: Arc<NodeKey>,
-    /// Every shard's mailbox, in the order of their numbers.
-    pub(crate) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    pub(crate) inbox: Arc<Inbox<Letter>>,
+    /// This shard as a client of each other one, by their numbers; none at its own.
+    pub(crate) neighbours: Vec<Option<End>>,
+    /// The others as clients of this one.
+    pub(crate) passages: Vec<End>,
+    pub(crate) index: Arc<Index>,
     pub(crate) keeper: Keeper,
     pub(crate) librarian: Arc<Librarian>,
     pub(crate) publisher: Publisher,
@@ -103,7 +111,11 @@ impl Shard {
         let relay = Relay::new(limits, monotonic_nanos, seed, Rc::clone(&wake));
         let clients_max = setting.config.requests.connections_max as usize;
         let poll_nanos = setting.config.shard_poll_nanos();
-        let inbox = Arc::clone(&setting.inboxes[usize::from(setting.shard)]);
+        let mut clients = Clients::new(clients_max, Rc::clone(&wake));
+        for end in setting.passages {
+            clients.adopt_passage(end, Connection::between_shards(&setting.config));
+        }
+        let neighbours = setting.neighbours.into_iter();
         let mut engine = Engine::new(Parts {
             config: setting.config,
             pool: setting.pool,
@@ -116,16 +128,17 @@ impl Shard {
             first_invoke: setting.first_invoke,
             wake: Rc::clone(&wake),
             facts: setting.facts,
-            inboxes: setting.inboxes,
+            index: setting.index,
+            neighbours: neighbours.map(|end| end.map(Neighbour::new)).collect(),
         });
         for function in setting.functions {
             engine.catalog.put(function);
         }
         Self {
             engine,
-            clients: Clients::new(clients_max, Rc::clone(&wake)),
+            clients,
             scratch: Scratch::new(),
-            inbox,
+            inbox: setting.inbox,
             wake,
             poll_nanos,
         }
@@ -175,6 +188,7 @@ impl Shard {
         }
         moved |= engine.serve_clients(clients, now);
         moved |= engine.serve_vms(clients, scratch, now);
+        moved |= engine.serve_neighbours(clients);
         if engine.pool.next_wake().is_some_and(|wake| wake <= now) {
             engine.drive(Event::Tick, now, None);
             moved = true;
@@ -191,7 +205,8 @@ impl Shard {
     }
 
     fn has_unsent(&self) -> bool {
-        self.clients.has_output() || self.engine.has_held()
+        let engine = &self.engine;
+        self.clients.has_output() || engine.has_held() || !engine.forwarded.is_empty()
     }
 
     /// Sleeps until somebody rings or time has come. Nobody is missed: those who might ring are
@@ -199,7 +214,9 @@ impl Shard {
     async fn park(&mut self, now: Nanos) {
         self.inbox.set_asleep(true);
         self.clients.listen_to_all();
-        let mut is_quiet = self.inbox.is_empty();
+        let mut is_quiet = self.inbox.is_empty() && !self.clients.has_incoming();
+        let mut neighbours = self.engine.neighbours.iter().flatten();
+        is_quiet &= !neighbours.any(Neighbour::has_incoming);
         for vm in self.engine.vms.iter_mut() {
             vm.link.set_sleeping(true);
             is_quiet &= vm.side.is_faulty || vm.link.is_quiet();
@@ -282,10 +299,10 @@ impl Engine {
 
     /// Whose fault the end of a VM is: what its VMM said last, else nobody could say.
     fn blame_of(&mut self, id: VmId, ending: &str) -> Blame {
-        let Some(vm) = self.vms.find(id) else { return Blame::Host };
-        if vm.side.is_retired {
+        if self.pool.is_leaving(id) {
             return Blame::Nobody;
         }
+        let Some(vm) = self.vms.find(id) else { return Blame::Host };
         let (is_guest, reason) = vm.side.cell.last_words();
         eprintln!("pilotlight: {id} ended: {reason} ({ending})");
         if is_guest { Blame::Guest } else { Blame::Host }

@@ -89,6 +89,12 @@ impl Pool {
         Sight { key: self.active.state_of(key), has_warm: self.warming.warm_count() > 0 }
     }
 
+    /// Whether a VM was told to end.
+    #[must_use]
+    pub fn is_leaving(&self, vm: VmId) -> bool {
+        self.leaving.ids().any(|id| id == vm)
+    }
+
     /// The key a VM is assigned to.
     #[must_use]
     pub fn key_of(&self, vm: VmId) -> Option<ActiveKey> {

@@ -21,18 +21,17 @@ use super::logging::Logging;
 use super::requests::Deploying;
 use super::status::NodeFacts;
 use super::vms::{Vm, Vms};
-use super::Letter;
+use super::neighbour::{Forwarded, Neighbour};
 use crate::config::Config;
 use crate::credential::NodeKey;
 use crate::egress::{Egress, Policy};
-use crate::inbox::Inbox;
 use crate::invoke::{ContainerId, InvokeId, LogProtocol, Nanos, VmId};
 use crate::keeper::{Keeper, Wish};
 use crate::librarian::{Job, Librarian, OpenPackage};
 use crate::link::Link;
 use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
-use crate::pool::index::Publisher;
+use crate::pool::index::{Index, Publisher};
 use crate::pool::{
     Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool,
 };
@@ -104,7 +103,10 @@ pub(super) struct Engine {
     pub(super) next_invoke: u64,
     pub(super) wake: Rc<Signal>,
     pub(super) facts: Arc<NodeFacts>,
-    pub(super) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    pub(super) index: Arc<Index>,
+    /// The other shards, by number; none at this shard's own.
+    pub(super) neighbours: Vec<Option<Neighbour>>,
+    pub(super) forwarded: HashMap<InvokeId, Forwarded>,
     keeper: Keeper,
     publisher: Publisher,
     effects: Vec<Effect>,
@@ -128,7 +130,8 @@ pub(super) struct Parts {
     pub(super) first_invoke: u64,
     pub(super) wake: Rc<Signal>,
     pub(super) facts: Arc<NodeFacts>,
-    pub(super) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    pub(super) index: Arc<Index>,
+    pub(super) neighbours: Vec<Option<Neighbour>>,
 }
 
 impl Engine {
@@ -153,7 +156,9 @@ impl Engine {
             next_invoke: parts.first_invoke,
             wake: parts.wake,
             facts: parts.facts,
-            inboxes: parts.inboxes,
+            index: parts.index,
+            neighbours: parts.neighbours,
+            forwarded: HashMap::new(),
             keeper: parts.keeper,
             publisher: parts.publisher,
             effects: Vec::new(),
@@ -184,9 +189,6 @@ impl Engine {
         match effect {
             Effect::Spawn { vm } => self.keeper.wish(Wish::Restore { vm: vm.0 }),
             Effect::Retire { vm, .. } => {
-                if let Some(entry) = self.vms.find(vm) {
-                    entry.side.is_retired = true;
-                }
                 self.keeper.wish(Wish::Kill { vm: vm.0 });
             }
             Effect::Assign { vm, invoke, key } => {
