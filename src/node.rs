@@ -126,7 +126,7 @@ impl Node {
                 inbox: Arc::clone(&node.inboxes[usize::from(shard)]),
                 neighbours: std::mem::take(&mut passages[usize::from(shard)].0),
                 passages: std::mem::take(&mut passages[usize::from(shard)].1),
-                index: Arc::clone(&index),
+                index: index.clone(),
                 keeper: Keeper::start(Arc::clone(&nursery), doorbell, tell).map_err(broken)?,
                 librarian: Arc::clone(&librarian),
                 publisher,

@@ -41,7 +41,7 @@ use crate::librarian::{Librarian, Report};
 use crate::link::Scratch;
 use crate::log::Relay;
 use crate::passage::End;
-use crate::pool::index::{Index, Publisher};
+use crate::pool::index::{self, Publisher};
 use crate::pool::{Blame, Event, Pool};
 use crate::signal::Signal;
 use crate::socket::Connection;
@@ -79,7 +79,7 @@ pub(crate) struct Setting {
     pub(crate) neighbours: Vec<Option<End>>,
     /// The others as clients of this one.
     pub(crate) passages: Vec<End>,
-    pub(crate) index: Arc<Index>,
+    pub(crate) index: index::Shared,
     pub(crate) keeper: Keeper,
     pub(crate) librarian: Arc<Librarian>,
     pub(crate) publisher: Publisher,

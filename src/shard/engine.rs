@@ -31,7 +31,7 @@ use crate::librarian::{Job, Librarian, OpenPackage};
 use crate::link::Link;
 use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
-use crate::pool::index::{Index, Publisher};
+use crate::pool::index::{self, Publisher};
 use crate::pool::{
     Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool,
 };
@@ -103,7 +103,7 @@ pub(super) struct Engine {
     pub(super) next_invoke: u64,
     pub(super) wake: Rc<Signal>,
     pub(super) facts: Arc<NodeFacts>,
-    pub(super) index: Arc<Index>,
+    pub(super) index: index::Shared,
     /// The other shards, by number; none at this shard's own.
     pub(super) neighbours: Vec<Option<Neighbour>>,
     pub(super) forwarded: HashMap<InvokeId, Forwarded>,
@@ -130,7 +130,7 @@ pub(super) struct Parts {
     pub(super) first_invoke: u64,
     pub(super) wake: Rc<Signal>,
     pub(super) facts: Arc<NodeFacts>,
-    pub(super) index: Arc<Index>,
+    pub(super) index: index::Shared,
     pub(super) neighbours: Vec<Option<Neighbour>>,
 }
 
