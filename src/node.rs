@@ -40,9 +40,9 @@ use crate::store::Store;
 
 /// Letters that may wait for one shard.
 const LETTERS_MAX: usize = 4096;
-/// How often a polling shard lets its other tasks run: bounds what polling costs log delivery and
-/// connections, at a few system calls each time.
-const PREEMPT_INTERVAL: Duration = Duration::from_micros(250);
+/// When the runtime would preempt a task. A shard's loop makes its own pauses; and when this timer
+/// fires between the runtime's look at its rings and its run of tasks, it sleeps with tasks ready.
+const PREEMPT_INTERVAL: Duration = Duration::from_secs(1);
 /// Memory the runtime registers with io_uring for file I/O, which a shard hardly does.
 const IO_MEMORY_BYTES: usize = 512 * 1024;
 /// Memory the runtime must be allowed to lock for its rings.
@@ -123,7 +123,7 @@ impl Node {
             let setting = Setting {
                 config: Arc::clone(&config),
                 node_key: Arc::clone(&node_key),
-                inbox: Arc::clone(&node.inboxes[usize::from(shard)]),
+                inboxes: Arc::clone(&node.inboxes),
                 neighbours: std::mem::take(&mut passages[usize::from(shard)].0),
                 passages: std::mem::take(&mut passages[usize::from(shard)].1),
                 index: index.clone(),

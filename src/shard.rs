@@ -55,6 +55,13 @@ use neighbour::Neighbour;
 const SLEEP_MAX: Duration = Duration::from_secs(10);
 /// Sleep while a client does not read what waits for it.
 const SLEEP_WITH_OUTPUT: Duration = Duration::from_millis(1);
+/// How often a polling shard lets its other tasks run: bounds what polling costs log delivery and
+/// connections, at a few system calls each time.
+const BREATH_NANOS: Nanos = 250_000;
+/// The runtime sleeps, with tasks ready to run, when its preemption timer fires at the moment
+/// between looking at its rings and running tasks. That timer is set so long that only a stopped
+/// process can be caught there ([`crate::node`]), and this wakes it then.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long delivery of logs may take once the node was told to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -64,6 +71,10 @@ pub(crate) enum Letter {
     News(News),
     /// From the librarian.
     Report(Report),
+    /// Another shard was asked for the node's status.
+    AskStatus { ticket: u64, from: u16 },
+    /// The part of it this one asked for.
+    StatusPart { ticket: u64, part: Box<Part> },
     /// A client.
     Client(UnixStream, Box<Connection>),
     /// Finish what runs, then end.
@@ -74,7 +85,8 @@ pub(crate) enum Letter {
 pub(crate) struct Setting {
     pub(crate) config: Arc<Config>,
     pub(crate) node_key: Arc<NodeKey>,
-    pub(crate) inbox: Arc<Inbox<Letter>>,
+    /// Every shard's mailbox, in the order of their numbers.
+    pub(crate) inboxes: Arc<[Arc<Inbox<Letter>>]>,
     /// This shard as a client of each other one, by their numbers; none at its own.
     pub(crate) neighbours: Vec<Option<End>>,
     /// The others as clients of this one.
@@ -90,7 +102,7 @@ pub(crate) struct Setting {
     pub(crate) facts: Arc<NodeFacts>,
 }
 
-pub(crate) use status::NodeFacts;
+pub(crate) use status::{NodeFacts, Part};
 
 /// One shard; lives on its executor's thread.
 pub(crate) struct Shard {
@@ -116,6 +128,7 @@ impl Shard {
             clients.adopt_passage(end, Connection::between_shards(&setting.config));
         }
         let neighbours = setting.neighbours.into_iter();
+        let inbox = Arc::clone(&setting.inboxes[usize::from(setting.shard)]);
         let mut engine = Engine::new(Parts {
             config: setting.config,
             pool: setting.pool,
@@ -128,6 +141,7 @@ impl Shard {
             first_invoke: setting.first_invoke,
             wake: Rc::clone(&wake),
             facts: setting.facts,
+            inboxes: setting.inboxes,
             index: setting.index,
             neighbours: neighbours.map(|end| end.map(Neighbour::new)).collect(),
         });
@@ -138,7 +152,7 @@ impl Shard {
             engine,
             clients,
             scratch: Scratch::new(),
-            inbox: setting.inbox,
+            inbox,
             wake,
             poll_nanos,
         }
@@ -156,7 +170,13 @@ impl Shard {
                 wake.raise();
             }
         });
+        let heart = glommio::spawn_local(async {
+            loop {
+                glommio::timer::sleep(HEARTBEAT).await;
+            }
+        });
         let mut busy_nanos = monotonic_nanos();
+        let mut breath_nanos = busy_nanos;
         self.engine.drive(Event::Tick, busy_nanos, None);
         loop {
             let now = monotonic_nanos();
@@ -169,12 +189,15 @@ impl Shard {
             if now.saturating_sub(busy_nanos) > self.poll_nanos && !self.engine.is_placing() {
                 self.park(now).await;
                 busy_nanos = monotonic_nanos();
-            } else {
-                glommio::yield_if_needed().await;
+                breath_nanos = busy_nanos;
+            } else if now.saturating_sub(breath_nanos) > BREATH_NANOS {
+                breathe().await;
+                breath_nanos = now;
             }
         }
         self.engine.relay.drain(DRAIN_LIMIT).await;
         listener.cancel().await;
+        heart.cancel().await;
         Ok(())
     }
 
@@ -246,6 +269,12 @@ impl Shard {
     }
 }
 
+/// Lets the runtime's other tasks run and the runtime look at its rings: it does so only when no
+/// task is ready, and a timer that is due at once makes a moment of that.
+async fn breathe() {
+    glommio::timer::sleep(Duration::from_micros(1)).await;
+}
+
 impl Engine {
     fn read(&mut self, letter: Letter, clients: &mut Clients, scratch: &mut Scratch, now: Nanos) {
         match letter {
@@ -286,6 +315,8 @@ impl Engine {
                     eprintln!("pilotlight: a client was turned away: {error}");
                 }
             }
+            Letter::AskStatus { ticket, from } => self.send_part(ticket, from),
+            Letter::StatusPart { ticket, part } => self.take_part(ticket, *part, clients),
             Letter::Stop => self.drive(Event::Stop, now, None),
         }
     }

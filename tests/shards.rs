@@ -49,8 +49,15 @@ fn an_invoke_finds_its_users_vm_on_the_other_shard() {
     assert_eq!(second.response, b"two");
     assert_eq!(second.room, Room::Active, "the VM of the other shard serves it");
     assert_eq!(second.outcome.vm, first.outcome.vm);
-    let status = there.status().unwrap();
-    assert_eq!(status["counters"]["forwarded"], 1, "{status}");
+    for client in [&mut here, &mut there] {
+        let status = client.status().unwrap();
+        let counters = &status["counters"];
+        assert_eq!(counters["forwarded"], 1, "both are asked for their part: {status}");
+        assert_eq!(counters["boots"], 1, "{status}");
+        let vms = status["vms"].as_array().unwrap();
+        let its = vms.iter().find(|vm| vm["vm"] == first.outcome.vm.to_string()).unwrap();
+        assert_eq!(its["state"], "assigned", "{status}");
+    }
     node.stop();
 }
 

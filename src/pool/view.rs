@@ -32,6 +32,21 @@ pub struct Census {
     pub spawn_failures: u32,
 }
 
+impl std::ops::AddAssign for Census {
+    fn add_assign(&mut self, other: Self) {
+        self.starting += other.starting;
+        self.warm += other.warm;
+        self.assigned += other.assigned;
+        self.invoking += other.invoking;
+        self.leaving += other.leaving;
+        self.containers += other.containers;
+        self.packages += other.packages;
+        self.running += other.running;
+        self.waiting += other.waiting;
+        self.spawn_failures += other.spawn_failures;
+    }
+}
+
 /// Where an invoke is that has no answer yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whereabouts {
@@ -87,6 +102,17 @@ impl Pool {
     #[must_use]
     pub fn sight(&self, key: &ActiveKey) -> Sight {
         Sight { key: self.active.state_of(key), has_warm: self.warming.warm_count() > 0 }
+    }
+
+    /// The room a VM is in: `starting`, `warm`, `assigned`, `invoking`, `leaving`, or `gone`.
+    #[must_use]
+    pub fn state_of(&self, vm: VmId) -> &'static str {
+        match self.active.get(vm) {
+            Some(Lodger::Idle(_)) => "assigned",
+            Some(Lodger::Busy(_)) => "invoking",
+            None if self.is_leaving(vm) => "leaving",
+            None => self.warming.state_of(vm).unwrap_or("gone"),
+        }
     }
 
     /// Whether a VM was told to end.

@@ -19,12 +19,14 @@ use super::catalog::{Catalog, Package};
 use super::clients::ClientId;
 use super::logging::Logging;
 use super::requests::Deploying;
-use super::status::NodeFacts;
+use super::Letter;
+use super::status::{Gathering, NodeFacts};
 use super::vms::{Vm, Vms};
 use super::neighbour::{Forwarded, Neighbour};
 use crate::config::Config;
 use crate::credential::NodeKey;
 use crate::egress::{Egress, Policy};
+use crate::inbox::Inbox;
 use crate::invoke::{ContainerId, InvokeId, LogProtocol, Nanos, VmId};
 use crate::keeper::{Keeper, Wish};
 use crate::librarian::{Job, Librarian, OpenPackage};
@@ -103,6 +105,9 @@ pub(super) struct Engine {
     pub(super) next_invoke: u64,
     pub(super) wake: Rc<Signal>,
     pub(super) facts: Arc<NodeFacts>,
+    pub(super) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    pub(super) gathering: HashMap<u64, Gathering>,
+    pub(super) next_gathering: u64,
     pub(super) index: index::Shared,
     /// The other shards, by number; none at this shard's own.
     pub(super) neighbours: Vec<Option<Neighbour>>,
@@ -130,6 +135,7 @@ pub(super) struct Parts {
     pub(super) first_invoke: u64,
     pub(super) wake: Rc<Signal>,
     pub(super) facts: Arc<NodeFacts>,
+    pub(super) inboxes: Arc<[Arc<Inbox<Letter>>]>,
     pub(super) index: index::Shared,
     pub(super) neighbours: Vec<Option<Neighbour>>,
 }
@@ -156,6 +162,9 @@ impl Engine {
             next_invoke: parts.first_invoke,
             wake: parts.wake,
             facts: parts.facts,
+            inboxes: parts.inboxes,
+            gathering: HashMap::new(),
+            next_gathering: 1,
             index: parts.index,
             neighbours: parts.neighbours,
             forwarded: HashMap::new(),

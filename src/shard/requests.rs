@@ -121,7 +121,9 @@ impl Engine {
             }
             Request::List(user) => User::new(user).map(|user| self.list(user)),
             Request::Remove { user, function } => self.remove((client, id), user, function),
-            Request::Status => Ok(Handled::Reply(self.status())),
+            Request::Status => {
+                Ok(self.ask_status((client, id)).map_or(Handled::Open, Handled::Reply))
+            }
         };
         handled.unwrap_or_else(Handled::Refuse)
     }
