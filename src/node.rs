@@ -34,7 +34,7 @@ use crate::pool::Pool;
 use crate::pool::index::Index;
 use crate::root_image::RootImage;
 use crate::door::{Door, greet};
-use crate::shard::{Letter, NodeFacts, Setting, Shard};
+use crate::shard::{Letter, NodeFacts, Setting, Shard, isolation_name};
 use crate::store::Store;
 
 /// Letters that may wait for one shard.
@@ -176,6 +176,12 @@ impl Node {
     #[must_use]
     pub fn flavour(&self) -> Flavour {
         self.flavour
+    }
+
+    /// What separates programs of different users, outermost first: `vm+container` or `vm`.
+    #[must_use]
+    pub fn isolation(&self) -> &'static str {
+        isolation_name(self.flavour)
     }
 
     /// What an operator should know, if anything.

@@ -82,7 +82,7 @@ pub(crate) struct Setting {
     pub(crate) facts: Arc<NodeFacts>,
 }
 
-pub(crate) use status::NodeFacts;
+pub(crate) use status::{NodeFacts, isolation_name};
 
 /// One shard; lives on its executor's thread.
 pub(crate) struct Shard {
