@@ -39,9 +39,14 @@ use crate::store::Store;
 
 /// Letters that may wait for one shard.
 const LETTERS_MAX: usize = 4096;
-/// How often a polling shard lets its other tasks run: bounds what polling costs log delivery and
-/// connections, at a few system calls each time.
-const PREEMPT_INTERVAL: Duration = Duration::from_micros(250);
+/// When the runtime breaks off a task that does not step aside. Long, because it loses tasks: when
+/// this timer fires after events were taken in and before the first task ran (a busy host takes
+/// the core away there), the runtime sleeps although tasks are ready, until something else
+/// completes. Tasks step aside on their own instead ([`crate::signal::step_aside`]).
+const PREEMPT_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the runtime looks for events before it sleeps: more than a task steps
+/// aside for, so that it never sleeps over that.
+const SPIN: Duration = Duration::from_micros(20);
 /// Memory the runtime registers with io_uring for file I/O, which a shard hardly does.
 const IO_MEMORY_BYTES: usize = 512 * 1024;
 /// Memory the runtime must be allowed to lock for its rings.
@@ -223,6 +228,7 @@ fn spawn(
     LocalExecutorBuilder::new(Placement::Fixed(core as usize))
         .name(&format!("shard-{}", setting.shard))
         .preempt_timer(PREEMPT_INTERVAL)
+        .spin_before_park(SPIN)
         .io_memory(IO_MEMORY_BYTES)
         .ring_depth(RING_DEPTH)
         .spawn(move || async move { Shard::new(setting).run().await })

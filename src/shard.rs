@@ -40,7 +40,7 @@ use crate::link::Scratch;
 use crate::log::Relay;
 use crate::pool::index::Publisher;
 use crate::pool::{Blame, Event, Pool};
-use crate::signal::Signal;
+use crate::signal::{Signal, step_aside};
 use crate::socket::Connection;
 use crate::wait::Bell;
 
@@ -48,7 +48,10 @@ use clients::Clients;
 use engine::{Engine, Parts};
 
 /// Longest sleep: a bound on what a lost wake-up could cost.
-const SLEEP_MAX: Duration = Duration::from_secs(10);
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// How often a polling shard lets its other tasks run: bounds what polling costs log delivery and
+/// connections, at a few system calls each time.
+const YIELD_NANOS: Nanos = 250_000;
 /// Sleep while a client does not read what waits for it.
 const SLEEP_WITH_OUTPUT: Duration = Duration::from_millis(1);
 /// How long delivery of logs may take once the node was told to stop.
@@ -144,6 +147,7 @@ impl Shard {
             }
         });
         let mut busy_nanos = monotonic_nanos();
+        let mut yielded_nanos = busy_nanos;
         self.engine.drive(Event::Tick, busy_nanos, None);
         loop {
             let now = monotonic_nanos();
@@ -156,8 +160,10 @@ impl Shard {
             if now.saturating_sub(busy_nanos) > self.poll_nanos && !self.engine.is_placing() {
                 self.park(now).await;
                 busy_nanos = monotonic_nanos();
-            } else {
-                glommio::yield_if_needed().await;
+                yielded_nanos = busy_nanos;
+            } else if now.saturating_sub(yielded_nanos) > YIELD_NANOS {
+                step_aside().await;
+                yielded_nanos = monotonic_nanos();
             }
         }
         self.engine.relay.drain(DRAIN_LIMIT).await;
