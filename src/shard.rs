@@ -211,6 +211,7 @@ impl Shard {
             is_quiet &= vm.side.is_faulty || vm.link.is_quiet();
         }
         if is_quiet {
+            self.engine.metrics.sleeps += 1;
             let sleep = self.sleep_limit(now);
             or(self.wake.wait(), async {
                 glommio::timer::sleep(sleep).await;
