@@ -31,5 +31,6 @@ mod root_image;
 mod archive;
 mod embedded;
 
+pub use abi::layout::Flavour;
 pub use config::Config;
 pub use node::{Node, NodeError};

@@ -35,14 +35,19 @@ use crate::pool::Pool;
 use crate::pool::index::Index;
 use crate::root_image::RootImage;
 use crate::door::{Door, greet};
-use crate::shard::{Letter, NodeFacts, Setting, Shard};
+use crate::shard::{Letter, NodeFacts, Setting, Shard, isolation_name};
 use crate::store::Store;
 
 /// Letters that may wait for one shard.
 const LETTERS_MAX: usize = 4096;
-/// When the runtime would preempt a task. A shard's loop makes its own pauses; and when this timer
-/// fires between the runtime's look at its rings and its run of tasks, it sleeps with tasks ready.
+/// When the runtime breaks off a task that does not step aside. Long, because it loses tasks: when
+/// this timer fires after events were taken in and before the first task ran (a busy host takes
+/// the core away there), the runtime sleeps although tasks are ready, until something else
+/// completes. Tasks step aside on their own instead ([`crate::signal::step_aside`]).
 const PREEMPT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the runtime looks for events before it sleeps: more than a task steps
+/// aside for, so that it never sleeps over that.
+const SPIN: Duration = Duration::from_micros(20);
 /// Memory the runtime registers with io_uring for file I/O, which a shard hardly does.
 const IO_MEMORY_BYTES: usize = 512 * 1024;
 /// Memory the runtime must be allowed to lock for its rings.
@@ -182,6 +187,12 @@ impl Node {
         self.flavour
     }
 
+    /// What separates programs of different users, outermost first: `vm+container` or `vm`.
+    #[must_use]
+    pub fn isolation(&self) -> &'static str {
+        isolation_name(self.flavour)
+    }
+
     /// What an operator should know, if anything.
     #[must_use]
     pub fn warning(&self) -> Option<&str> {
@@ -235,6 +246,7 @@ fn spawn(
     LocalExecutorBuilder::new(Placement::Fixed(core as usize))
         .name(&format!("shard-{}", setting.shard))
         .preempt_timer(PREEMPT_INTERVAL)
+        .spin_before_park(SPIN)
         .io_memory(IO_MEMORY_BYTES)
         .ring_depth(RING_DEPTH)
         .spawn(move || async move { Shard::new(setting).run().await })

@@ -43,7 +43,7 @@ use crate::log::Relay;
 use crate::passage::End;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{Blame, Event, Pool};
-use crate::signal::Signal;
+use crate::signal::{Signal, step_aside};
 use crate::socket::Connection;
 use crate::wait::Bell;
 
@@ -53,14 +53,13 @@ use neighbour::Neighbour;
 
 /// Longest sleep: a bound on what a lost wake-up could cost.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
-/// Sleep while a client does not read what waits for it.
-const SLEEP_WITH_OUTPUT: Duration = Duration::from_millis(1);
 /// How often a polling shard lets its other tasks run: bounds what polling costs log delivery and
 /// connections, at a few system calls each time.
-const BREATH_NANOS: Nanos = 250_000;
-/// The runtime sleeps, with tasks ready to run, when its preemption timer fires at the moment
-/// between looking at its rings and running tasks. That timer is set so long that only a stopped
-/// process can be caught there ([`crate::node`]), and this wakes it then.
+const YIELD_NANOS: Nanos = 250_000;
+/// Sleep while a client does not read what waits for it.
+const SLEEP_WITH_OUTPUT: Duration = Duration::from_millis(1);
+/// The runtime never sleeps longer than this: should it ever sleep over ready tasks (see
+/// `PREEMPT_INTERVAL` in [`crate::node`]), this bounds what that costs.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long delivery of logs may take once the node was told to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -102,7 +101,7 @@ pub(crate) struct Setting {
     pub(crate) facts: Arc<NodeFacts>,
 }
 
-pub(crate) use status::{NodeFacts, Part};
+pub(crate) use status::{NodeFacts, Part, isolation_name};
 
 /// One shard; lives on its executor's thread.
 pub(crate) struct Shard {
@@ -176,7 +175,7 @@ impl Shard {
             }
         });
         let mut busy_nanos = monotonic_nanos();
-        let mut breath_nanos = busy_nanos;
+        let mut yielded_nanos = busy_nanos;
         self.engine.drive(Event::Tick, busy_nanos, None);
         loop {
             let now = monotonic_nanos();
@@ -189,10 +188,10 @@ impl Shard {
             if now.saturating_sub(busy_nanos) > self.poll_nanos && !self.engine.is_placing() {
                 self.park(now).await;
                 busy_nanos = monotonic_nanos();
-                breath_nanos = busy_nanos;
-            } else if now.saturating_sub(breath_nanos) > BREATH_NANOS {
-                breathe().await;
-                breath_nanos = now;
+                yielded_nanos = busy_nanos;
+            } else if now.saturating_sub(yielded_nanos) > YIELD_NANOS {
+                step_aside().await;
+                yielded_nanos = monotonic_nanos();
             }
         }
         self.engine.relay.drain(DRAIN_LIMIT).await;
@@ -245,6 +244,7 @@ impl Shard {
             is_quiet &= vm.side.is_faulty || vm.link.is_quiet();
         }
         if is_quiet {
+            self.engine.metrics.sleeps += 1;
             let sleep = self.sleep_limit(now);
             or(self.wake.wait(), async {
                 glommio::timer::sleep(sleep).await;
@@ -267,12 +267,6 @@ impl Shard {
         let sleep = next.map(|next| Duration::from_nanos(next.saturating_sub(now)));
         sleep.unwrap_or(SLEEP_MAX).min(SLEEP_MAX)
     }
-}
-
-/// Lets the runtime's other tasks run and the runtime look at its rings: it does so only when no
-/// task is ready, and a timer that is due at once makes a moment of that.
-async fn breathe() {
-    glommio::timer::sleep(Duration::from_micros(1)).await;
 }
 
 impl Engine {

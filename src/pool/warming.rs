@@ -30,13 +30,6 @@ pub(super) struct Demand {
 }
 
 impl Warming {
-    /// Which of the two rooms here a VM is in.
-    pub(super) fn state_of(&self, vm: VmId) -> Option<&'static str> {
-        let is_warm = self.warm.iter().any(|warm| warm.id() == vm);
-        let is_starting = self.starting.iter().any(|starting| starting.id() == vm);
-        is_warm.then_some("warm").or(is_starting.then_some("starting"))
-    }
-
     pub(super) fn new(limits: &PoolLimits) -> Self {
         let count = |count: u32| usize::try_from(count).unwrap_or(0);
         Self {
@@ -135,7 +128,15 @@ impl Warming {
 
     /// VMs of this room, for simulations.
     pub(super) fn ids(&self) -> impl Iterator<Item = VmId> {
-        self.starting.iter().map(Vm::id).chain(self.warm.iter().map(Vm::id))
+        self.starting_ids().chain(self.warm_ids())
+    }
+
+    pub(super) fn starting_ids(&self) -> impl Iterator<Item = VmId> {
+        self.starting.iter().map(Vm::id)
+    }
+
+    pub(super) fn warm_ids(&self) -> impl Iterator<Item = VmId> {
+        self.warm.iter().map(Vm::id)
     }
 }
 

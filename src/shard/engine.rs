@@ -181,16 +181,26 @@ impl Engine {
     /// Tells the pool what happened and does what it wants.
     pub(super) fn drive(&mut self, event: Event, now: Nanos, hand: Option<Hand<'_>>) {
         let mut effects = std::mem::take(&mut self.effects);
+        self.count_fault(&event);
         self.pool.step(event, now, &mut effects);
         let mut next = 0;
         while let Some(effect) = effects.get(next).copied() {
             next += 1;
             if let Some(event) = self.perform(effect, now, hand) {
+                self.count_fault(&event);
                 self.pool.step(event, now, &mut effects);
             }
         }
         effects.clear();
         self.effects = effects;
+    }
+
+    fn count_fault(&mut self, event: &Event) {
+        let is_guests = matches!(
+            event,
+            Event::VmFault { blame: Blame::Guest, .. } | Event::VmGone { blame: Blame::Guest, .. }
+        );
+        self.metrics.guest_faults += u64::from(is_guests);
     }
 
     /// Does one thing; returns the event it is, if it is one.
@@ -201,13 +211,16 @@ impl Engine {
                 self.keeper.wish(Wish::Kill { vm: vm.0 });
             }
             Effect::Assign { vm, invoke, key } => {
+                self.metrics.assigns += 1;
                 return self.assign(vm, invoke, *key.digest(), now);
             }
             Effect::Load { vm, package, load, place } => {
+                self.metrics.loads += 1;
                 return self.load(WaitingLoad { vm, package, load, place });
             }
             Effect::Forget { vm, load } => return self.on_link(vm, |link| link.forget(load.0)),
             Effect::Acquire { vm, container, function, load } => {
+                self.metrics.acquires += 1;
                 let entry = self.catalog.entry(function);
                 return self.on_link(vm, |link| link.acquire(container.0, load.0, &entry.acquire));
             }
@@ -403,6 +416,8 @@ impl Engine {
     pub(super) fn bury(&mut self, id: VmId) {
         if let Some(vm) = self.vms.remove(id) {
             self.metrics.vm_exits += vm.side.cell.exits();
+            self.metrics.doorbells += vm.link.rings();
+            self.metrics.vms_gone += 1;
             let Vm { link, side } = *vm;
             let super::vms::VmSide { cell, .. } = side;
             self.keeper.wish(Wish::Bury(Box::new((link, cell))));

@@ -153,11 +153,12 @@ impl Engine {
         }
         let timeout = match sent.timeout_nanos {
             0 => entry.function.timeout(),
-            nanos => Duration::from_nanos(nanos).min(TIMEOUT_MAX),
+            nanos => Duration::from_nanos(nanos).min(entry.function.timeout()),
         };
         let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let invoke = InvokeId(self.next_invoke);
         self.next_invoke += 1;
+        self.metrics.invokes += 1;
         let unresolved = logging.unresolved();
         self.running.insert(
             invoke,
@@ -345,5 +346,3 @@ impl Engine {
         }
     }
 }
-
-const TIMEOUT_MAX: Duration = Duration::from_millis(crate::config::TIMEOUT_MILLIS_MAX);

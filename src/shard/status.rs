@@ -1,10 +1,12 @@
 //! What a node says of itself when asked: pools, counters, and what it runs on. Each shard knows
 //! its own part; the one that was asked collects them.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use abi::layout::Flavour;
-use serde_json::json;
+use serde_json::{Value, json};
+use syscalls::Sysno;
 
 use super::Letter;
 use super::clients::{ClientId, Clients};
@@ -55,7 +57,7 @@ pub(crate) fn isolation_name(flavour: Flavour) -> &'static str {
 pub(crate) struct Part {
     census: Census,
     metrics: metrics::Snapshot,
-    vms: Vec<serde_json::Value>,
+    vms: Vec<Value>,
 }
 
 /// A status whose parts are being collected.
@@ -109,19 +111,10 @@ impl Engine {
     fn part(&mut self) -> Part {
         let mut metrics = self.metrics.clone();
         metrics.boots = u64::from(self.shard == 0);
-        let mut vms = Vec::new();
-        for vm in self.vms.iter_mut() {
-            let side = &vm.side;
-            let exits = side.cell.exits();
-            metrics.vm_exits += exits;
-            vms.push(json!({
-                "vm": side.id.to_string(),
-                "pid": side.cell.pid,
-                "state": self.pool.state_of(side.id),
-                "vm_exits": exits,
-            }));
-        }
-        Part { census: self.pool.census(), metrics: metrics.snapshot(), vms }
+        metrics.vm_exits += self.vms.iter_mut().map(|vm| vm.side.cell.exits()).sum::<u64>();
+        metrics.doorbells += self.vms.iter_mut().map(|vm| vm.link.rings()).sum::<u64>();
+        let (census, vms) = (self.pool.census(), self.describe_vms());
+        Part { census, metrics: metrics.snapshot(), vms }
     }
 
     /// The status as JSON; `docs/status.md` lists its keys.
@@ -134,11 +127,6 @@ impl Engine {
             whole.vms.extend(part.vms);
         }
         let report = whole.metrics.report();
-        let missing: BTreeMap<String, u64> = report
-            .missing_calls
-            .iter()
-            .map(|(number, count)| (number.to_string(), *count))
-            .collect();
         let facts = &self.facts;
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -155,8 +143,56 @@ impl Engine {
             "outcomes": report.outcomes,
             "refusals": report.refusals,
             "latency_nanos": report.latency_nanos,
-            "missing_syscalls": missing,
+            "missing_syscalls": describe_missing(&report.missing_calls),
         });
         status.to_string().into_bytes()
+    }
+
+    /// Each VM as the pools see it, and its process if there is one yet.
+    fn describe_vms(&mut self) -> Vec<Value> {
+        let sketches = self.pool.sketches();
+        let mut processes: BTreeMap<String, (u32, u64)> = self
+            .vms
+            .iter_mut()
+            .map(|vm| (vm.side.id.to_string(), (vm.side.cell.pid, vm.side.cell.exits())))
+            .collect();
+        let described = sketches.iter().map(|sketch| {
+            let (pid, exits) = processes.remove(&sketch.vm).unzip();
+            let mut vm = json!(sketch);
+            vm["pid"] = json!(pid);
+            vm["vm_exits"] = json!(exits);
+            vm
+        });
+        described.collect()
+    }
+}
+
+/// Missing system calls, the most wanted first.
+fn describe_missing(counts: &BTreeMap<u32, u64>) -> Vec<Value> {
+    let mut counts: Vec<_> = counts.iter().collect();
+    counts.sort_by_key(|(number, count)| (Reverse(**count), **number));
+    let described = counts.iter().map(|(number, count)| {
+        let known = usize::try_from(**number).ok().and_then(Sysno::new);
+        let name = known.map(|call| call.name());
+        json!({ "number": number, "name": name, "count": count })
+    });
+    described.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_calls_have_their_names() {
+        let described = describe_missing(&BTreeMap::from([(57, 1), (299, 5), (9999, 1)]));
+        assert_eq!(
+            json!(described),
+            json!([
+                { "number": 299, "name": "recvmmsg", "count": 5 },
+                { "number": 57, "name": "fork", "count": 1 },
+                { "number": 9999, "name": null, "count": 1 },
+            ])
+        );
     }
 }
