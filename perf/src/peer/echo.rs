@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::{LocalExecutorBuilder, Placement};
@@ -18,6 +19,9 @@ use crate::placement::pin;
 
 /// What a server says when it listens.
 const LISTENING: &str = "listening";
+
+/// Never, for as long as anybody measures.
+const PREEMPT_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// How a server waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,8 @@ fn serve_blocking(socket: &Path, message_bytes: usize, core: u32) -> io::Result<
 fn serve_runtime(socket: &Path, message_bytes: usize, core: u32) -> io::Result<()> {
     let socket = socket.to_owned();
     let executor = LocalExecutorBuilder::new(Placement::Fixed(core as usize));
+    // As a shard's: the runtime may sleep with ready tasks after a preemption.
+    let executor = executor.preempt_timer(PREEMPT_INTERVAL);
     let thread = executor.spawn(move || async move {
         let listener = glommio::net::UnixListener::bind(&socket)?;
         say_listening()?;
