@@ -60,4 +60,10 @@ impl Service {
             credentials: Credentials::encode(&files, storage).unwrap(),
         }
     }
+
+    /// What nobody but its user's programs may see.
+    pub(crate) fn secrets(&self) -> Vec<Vec<u8>> {
+        let secret = |(name, _): &&(&str, Vec<u8>)| matches!(*name, "token" | "key.pem");
+        self.files.iter().filter(secret).map(|(_, bytes)| bytes.clone()).collect()
+    }
 }
