@@ -15,7 +15,7 @@ pub(crate) struct Service {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) server_name: String,
-    files: Vec<(&'static str, Vec<u8>)>,
+    pub(crate) files: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Service {
