@@ -15,6 +15,7 @@
 mod catalog;
 mod clients;
 mod logging;
+mod pulse;
 mod vms;
 mod engine;
 mod guest;
@@ -46,6 +47,7 @@ use crate::wait::Bell;
 
 use clients::Clients;
 use engine::{Engine, Parts};
+use pulse::Pulse;
 
 /// Longest sleep: a bound on what a lost wake-up could cost.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
@@ -143,6 +145,7 @@ impl Shard {
                 wake.raise();
             }
         });
+        let pulse = Pulse::start();
         let mut busy_nanos = monotonic_nanos();
         self.engine.drive(Event::Tick, busy_nanos, None);
         loop {
@@ -162,6 +165,7 @@ impl Shard {
         }
         self.engine.relay.drain(DRAIN_LIMIT).await;
         listener.cancel().await;
+        pulse.stop().await;
         Ok(())
     }
 
