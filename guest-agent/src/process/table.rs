@@ -184,7 +184,8 @@ impl Processes {
             actions: Actions::default(),
             pending: Pending::default(),
             tasks: Vec::new(),
-            executable: start.path,
+            // Where the file is, not how it was found: links on the way are behind us.
+            executable: file.path(),
             command_line,
             run_nanos: 0,
             alarm_nanos: NEVER,
