@@ -33,4 +33,4 @@ mod embedded;
 
 pub use abi::layout::Flavour;
 pub use config::Config;
-pub use node::{Node, NodeError};
+pub use node::{Node, NodeError, available_cores};

@@ -273,7 +273,10 @@ fn vmm_user() -> u32 {
 }
 
 /// The cores this process may use.
-fn available_cores() -> Result<Vec<u32>, NodeError> {
+///
+/// # Errors
+/// [`NodeError`] when the host does not say.
+pub fn available_cores() -> Result<Vec<u32>, NodeError> {
     let set = rustix::thread::sched_getaffinity(None)
         .map_err(|error| NodeError(format!("the host does not say which cores there are: {error}")))?;
     let cores = 0..u32::try_from(rustix::thread::CpuSet::MAX_CPU).unwrap_or(0);

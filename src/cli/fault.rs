@@ -62,6 +62,12 @@ impl Fault {
     }
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
 impl<E: Error + 'static> From<E> for Fault {
     fn from(error: E) -> Self {
         let any: &(dyn Error + 'static) = &error;
