@@ -44,7 +44,8 @@ pub(crate) struct Bench {
     /// Measure the node that listens here instead of one of its own
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Core of the client: a number, or `any` for the system to choose
+    /// Core of the client: a number, or `any` for the system to choose; when left out, one the
+    /// node does not use, else its shard's
     #[arg(long, value_name = "CORE", value_parser = parse_core)]
     client_core: Option<ClientCore>,
     /// Print JSON: one object for each scenario, each on a line of its own
