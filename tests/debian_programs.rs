@@ -132,8 +132,10 @@ fn serve(session: fn(&TcpStream)) -> SocketAddr {
 }
 
 fn answer_in_capitals(stream: &TcpStream) {
+    stream.set_nodelay(true).unwrap();
     for line in BufReader::new(stream).lines() {
-        writeln!(&*stream, "{}", line.unwrap().to_uppercase()).unwrap();
+        let line = line.unwrap().to_uppercase() + "\n";
+        (&*stream).write_all(line.as_bytes()).unwrap();
     }
 }
 

@@ -35,7 +35,7 @@ fn every_fault_has_an_outcome_that_names_it_and_the_vm_lives_on() {
             ("kernel", Status::Signalled, SIGSEGV, "ffffffff80200000"),
             ("jump", Status::Signalled, SIGSEGV, "0x1000"),
             ("ill", Status::Signalled, SIGILL, "instruction"),
-            ("div", Status::Signalled, SIGFPE, "divi"),
+            ("div", Status::Signalled, SIGFPE, "division by zero"),
             ("abort", Status::Signalled, SIGABRT, ""),
             ("stack", Status::StackOverflow, SIGSEGV, "stack"),
         ] {
