@@ -161,7 +161,7 @@ impl Client {
         }
     }
 
-    /// Asks for the end of an invoke; its outcome still comes.
+    /// Asks for the end of an invoke; its answer still comes, most often an error `cancelled`.
     ///
     /// # Errors
     /// See [`ClientError`].

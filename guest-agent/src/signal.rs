@@ -70,7 +70,7 @@ impl Signal {
             5 => "SIGTRAP (breakpoint)",
             6 => "SIGABRT (aborted)",
             7 => "SIGBUS (bad memory access)",
-            8 => "SIGFPE (arithmetic error)",
+            8 => "SIGFPE (division by zero or overflow)",
             9 => "SIGKILL",
             10 => "SIGUSR1",
             11 => "SIGSEGV (bad memory access)",

@@ -156,10 +156,11 @@ pub(crate) fn log_text(done: &Completed) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The code of the error an invoke is answered with.
+/// Code and text of the error an invoke is answered with.
 pub(crate) fn refusal(answer: Result<Completed, ClientError>) -> (String, String) {
     match answer {
         Err(ClientError::Refused { code, message }) => (code, message),
-        other => panic!("refused is not {other:?}"),
+        Err(error) => panic!("refused is not {error}"),
+        Ok(done) => panic!("refused is not {:?}", done.outcome),
     }
 }
