@@ -154,7 +154,8 @@ fn make_pipe(call: &mut Call<'_>, pipe_flags: u32) -> CallResult {
     if pipe_flags & PACKETS != 0 {
         return Err(Errno::INVAL);
     }
-    let (reader, writer) = file::pipe(&call.system.world, pipe_flags);
+    let account = call.process.memory.account();
+    let (reader, writer) = file::pipe(&call.system.world, account, pipe_flags);
     insert_pair(call, [reader, writer], pipe_flags & flags::CLOSE_ON_EXEC != 0, 0)
 }
 
