@@ -12,10 +12,10 @@
 pub mod epoll;
 pub mod descriptors;
 pub mod event_counter;
+pub mod timer;
 pub mod pipe;
 pub mod device;
 pub mod byte_queue;
-pub mod notifier;
 pub mod flags;
 pub mod stat;
 
@@ -28,12 +28,14 @@ use crate::errno::Errno;
 use crate::memory::transfer::{Sink, Source};
 use crate::world::ObjectId;
 
+pub use crate::world::Notifier;
+
 pub use descriptors::Descriptors;
 pub use epoll::Epoll;
 pub use event_counter::eventfd;
-pub use notifier::Notifier;
 pub use pipe::pipe;
 pub use stat::Stat;
+pub use timer::Timer;
 
 use flags::ready;
 

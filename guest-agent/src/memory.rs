@@ -118,6 +118,12 @@ impl Memory {
         self.areas.is_free(range)
     }
 
+    /// Whether all of `range` is mapped.
+    #[must_use]
+    pub fn is_used(&self, range: Range) -> bool {
+        self.areas.is_covered(range)
+    }
+
     /// Makes `range` an area of its own, without pages; what was there is unmapped.
     ///
     /// # Errors

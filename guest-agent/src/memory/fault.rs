@@ -97,6 +97,17 @@ impl Memory {
         self.charge_tables()
     }
 
+    /// Makes every page of `range` that a program may touch exist.
+    ///
+    /// # Errors
+    /// [`Errno::NOMEM`] when pages run out on the way.
+    pub fn populate_all(&mut self, range: Range) -> Result<(), Errno> {
+        let parts: alloc::vec::Vec<_> = self.areas.within(range).collect();
+        let touchable = |area: &super::Area| area.kind != Kind::Kernel && !area.access.is_none();
+        let mut parts = parts.into_iter().filter(|(_, area)| touchable(area));
+        parts.try_for_each(|(part, _)| self.populate(part))
+    }
+
     fn fill(&mut self, page: u64, access: Access) -> Result<(), Fault> {
         let frame = charged_frame(&self.account).map_err(|_| Fault::Exhausted)?;
         let protection = Protection {

@@ -8,7 +8,7 @@ use super::{CallResult, DONE, value};
 use crate::errno::Errno;
 use crate::file::{FilePage, OpenFile, flags};
 use crate::memory::{ADDRESS_MIN, Access, Area, Kind, PAGE, Range, Sink};
-use crate::process::{Answer, Call};
+use crate::process::Call;
 
 const MAP_SHARED: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
@@ -225,6 +225,27 @@ pub(super) fn mremap(call: &mut Call<'_>) -> CallResult {
     value(target.start)
 }
 
+/// `mlock`, `munlock`: nothing is ever swapped, so all a lock has to do is make the pages.
+pub(super) fn mlock(call: &mut Call<'_>) -> CallResult {
+    const MUNLOCK: u64 = 150;
+    let (start, bytes) = (call.argument(0), call.argument(1));
+    let into = start % PAGE_BYTES;
+    let range = range(start - into, bytes.checked_add(into).ok_or(Errno::INVAL)?)?;
+    if !call.process.memory.is_used(range) {
+        return Err(Errno::NOMEM);
+    }
+    if call.task.context.number() != MUNLOCK {
+        call.process.memory.populate_all(range)?;
+    }
+    DONE
+}
+
+/// As [`mlock`] for everything there is and will be; the pages are made when touched.
+pub(super) fn mlockall(call: &mut Call<'_>) -> CallResult {
+    let lock_flags = call.unsigned_argument(0);
+    if lock_flags == 0 || lock_flags & !7 != 0 { Err(Errno::INVAL) } else { DONE }
+}
+
 /// Nothing is written back, because nothing that can be written is shared with a file.
 pub(super) fn msync(call: &mut Call<'_>) -> CallResult {
     range(call.argument(0), call.argument(1))?;
@@ -252,14 +273,11 @@ pub(super) fn madvise(call: &mut Call<'_>) -> CallResult {
             DONE
         }
         ADVICE_POPULATE_READ | ADVICE_POPULATE_WRITE => {
-            let mut page = range.start;
-            while page < range.end {
-                let (found, _) = memory.area_at(page).ok_or(Errno::NOMEM)?;
-                let end = found.end.min(range.end);
-                memory.populate(Range { start: page, end })?;
-                page = end;
+            if !memory.is_used(range) {
+                return Err(Errno::NOMEM);
             }
-            Ok(Answer::Value(0))
+            memory.populate_all(range)?;
+            DONE
         }
         // Hints, and marks for a fork or a dump that follows the areas anyway.
         ADVICE_NORMAL..=ADVICE_WILL_NEED
