@@ -161,7 +161,8 @@ impl Client {
         }
     }
 
-    /// Asks for the end of an invoke; its answer still comes, most often an error `cancelled`.
+    /// Asks for the end of an invoke; its answer still comes: status `cancelled`, an error of that
+    /// code when it had not begun to run, or what it had become before.
     ///
     /// # Errors
     /// See [`ClientError`].

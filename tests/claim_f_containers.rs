@@ -5,7 +5,10 @@
 
 mod support;
 
+use std::time::Duration;
+
 use pilotlight::client::{Client, Completed};
+use pilotlight::invoke::Status;
 use pilotlight::socket::answer::Answer;
 
 use self::support::node::{TestNode, assert_success, invoke, log_text, package, run, text};
@@ -69,4 +72,26 @@ fn claim_f_the_next_request_starts_anew() {
     let (first, second) = (text(&first), text(&second));
     assert_ne!(pid_of(&first), pid_of(&second), "a process of its own");
     assert_eq!(second, alone(pid_of(&second), &["same"]));
+}
+
+#[test]
+fn claim_f_a_program_that_only_computes_does_not_hold_up_the_other() {
+    let node = TestNode::new();
+    let (mut busy, mut client) = (node.client(), node.client());
+    client.deploy(("ada", "loop"), &package("faults", &["loop"])).unwrap();
+    client.deploy(("ada", "noop"), &package("noop", &[])).unwrap();
+    let id = busy.submit(&invoke("ada", "loop", b"")).unwrap();
+    // It says so before it begins; from then on it asks the kernel for nothing.
+    let received = busy.receive().unwrap();
+    assert!(matches!(received.answer, Answer::Log(_)), "{received:?}");
+    let mut vms = Vec::new();
+    for _ in 0..5 {
+        vms.push(run(&mut client, "ada", "noop", b"").outcome.vm);
+    }
+    assert!(busy.receive_within(Duration::from_millis(1)).unwrap().is_none(), "it still computes");
+    busy.cancel(id).unwrap();
+    let done = busy.complete(id).unwrap();
+    assert_eq!(done.outcome.status, Status::Cancelled, "{:?}", done.outcome);
+    vms.push(run(&mut client, "ada", "noop", b"").outcome.vm);
+    assert!(vms.iter().all(|vm| *vm == done.outcome.vm), "one VM, and it lives on: {vms:?}");
 }

@@ -98,15 +98,18 @@ fn a_withdrawn_invoke_ends_and_others_do_not() {
     let mut client = node.client();
     client.deploy(("ada", "cat"), &package("busybox", &["cat"])).unwrap();
     client.deploy(("ada", "loop"), &package("faults", &["loop"])).unwrap();
+    client.deploy(("ada", "peek"), &package("peek", &[])).unwrap();
     let stays = client.submit_open(&invoke("ada", "cat", b"stays")).unwrap();
-    for (function, has_more) in [("cat", true), ("loop", false)] {
-        let goes = match has_more {
-            true => client.submit_open(&invoke("ada", function, b"goes")).unwrap(),
-            false => client.submit(&invoke("ada", function, b"goes")).unwrap(),
-        };
-        wait_for_status(&mut node.client(), "both run", |it| it["pools"]["running"] == 2);
-        client.cancel(goes).unwrap();
-        assert_eq!(refusal(client.complete(goes)).0, "cancelled");
+    let mut other = node.client();
+    for (function, request) in [("peek", &b"waits for more\n"[..]), ("loop", b"")] {
+        let goes = other.submit_open(&invoke("ada", function, request)).unwrap();
+        // It says something as soon as it runs.
+        let received = other.receive().unwrap();
+        assert!(matches!(received.answer, Answer::Log(_)), "{function}: {received:?}");
+        other.cancel(goes).unwrap();
+        let done = other.complete(goes).unwrap();
+        assert_eq!(done.outcome.status, Status::Cancelled, "{:?}", done.outcome);
+        assert_eq!(done.outcome.log.produced, 1, "what it logged is accounted for");
     }
     client.send_body(stays, b" here", false).unwrap();
     assert_eq!(text(&client.complete(stays).unwrap()), "stays here");

@@ -24,6 +24,8 @@ use alloc::vec::Vec;
 use core::any::Any;
 use core::cell::Cell;
 
+use machine::frame::Frame;
+
 use crate::errno::Errno;
 use crate::memory::transfer::{Sink, Source};
 use crate::world::ObjectId;
@@ -149,6 +151,14 @@ pub trait Object: Any {
     /// # Errors
     /// [`Errno::NODEV`] when the file cannot be mapped.
     fn map_page(&self, _offset: u64) -> Result<FilePage, Errno> {
+        Err(Errno::NODEV)
+    }
+
+    /// A share of the file's own page at `offset`, to be mapped so that stores reach the file.
+    ///
+    /// # Errors
+    /// [`Errno::NODEV`] when the file has no pages that could change, [`Errno::NOSPC`].
+    fn share_page(&self, _offset: u64) -> Result<Frame, Errno> {
         Err(Errno::NODEV)
     }
 
@@ -373,6 +383,14 @@ impl OpenFile {
     /// [`Errno::NODEV`] when the file cannot be mapped.
     pub fn map_page(&self, offset: u64) -> Result<FilePage, Errno> {
         self.object.map_page(offset)
+    }
+
+    /// A share of the file's own page at `offset`, to be mapped so that stores reach the file.
+    ///
+    /// # Errors
+    /// [`Errno::NODEV`] when the file has no pages that could change, [`Errno::NOSPC`].
+    pub fn share_page(&self, offset: u64) -> Result<Frame, Errno> {
+        self.object.share_page(offset)
     }
 
     /// What `/proc/self/fd` shows for it.

@@ -5,6 +5,8 @@ use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
+use machine::frame::Frame;
+
 use super::content::Content;
 use super::inode::{Body, Inode};
 use super::lock::Held;
@@ -227,6 +229,13 @@ impl Object for RegularFile {
 
     fn map_page(&self, offset: u64) -> Result<FilePage, Errno> {
         Ok(self.content()?.borrow().map_page(offset))
+    }
+
+    fn share_page(&self, offset: u64) -> Result<Frame, Errno> {
+        if self.inode.is_read_only() {
+            return Err(Errno::NODEV);
+        }
+        self.content()?.borrow_mut().share_page(offset)
     }
 
     fn path(&self) -> Vec<u8> {
