@@ -385,12 +385,10 @@ impl Client {
     fn take(&mut self) -> Result<Received<'_>, ClientError> {
         let (header, payload) = self.input.take_frame()?.ok_or(ClientError::Closed)?;
         let answer = Answer::decode(header, payload)?;
-        match answer {
-            Answer::Error { code, message } if header.id == 0 => {
-                Err(ClientError::refused(code, message))
-            }
-            answer => Ok(Received { id: header.id, has_more: header.has_more(), answer }),
+        if let (Answer::Error { code, message }, 0) = (answer, header.id) {
+            return Err(ClientError::refused(code, message));
         }
+        Ok(Received { id: header.id, has_more: header.has_more(), answer })
     }
 
     fn set_patience(&mut self, patience: Option<Duration>) -> Result<(), ClientError> {

@@ -75,8 +75,10 @@ impl Engine {
         self.next_gathering += 1;
         let asked = (0_u16..).zip(self.inboxes.iter()).filter(|(shard, _)| *shard != self.shard);
         // A shard whose mailbox is full has no time for this: its part is left out.
-        let posted = asked.map(|(_, inbox)| inbox.post(Letter::AskStatus { ticket, from: self.shard }));
-        let missing = posted.filter(Result::is_ok).count();
+        let from = self.shard;
+        let posted =
+            asked.filter(|(_, inbox)| inbox.post(Letter::AskStatus { ticket, from }).is_ok());
+        let missing = posted.count();
         let own = self.part();
         if missing == 0 {
             return Some(self.report(vec![own]));
