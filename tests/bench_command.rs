@@ -22,7 +22,8 @@ fn check(report: &Value, scenario: &str, count: u64) {
     let nanos = percentiles.map(|name| report["latency_nanos"][name].as_u64().unwrap());
     assert!(nanos[0] > 0 && nanos.is_sorted(), "{report}");
     for baseline in ["uds_echo_blocking", "uds_echo_runtime", "posix_spawn"] {
-        let nanos = ["p50", "p99"].map(|name| report["baselines"][baseline][name].as_u64().unwrap());
+        let nanos =
+            ["p50", "p99"].map(|name| report["baselines"][baseline][name].as_u64().unwrap());
         assert!(nanos[0] > 0 && nanos.is_sorted(), "{report}");
         assert!(report["ratios"][baseline].as_f64().unwrap() > 0.0, "{report}");
     }
