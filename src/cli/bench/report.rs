@@ -118,14 +118,8 @@ impl Report {
         }
         writeln!(output, "{:>12}", "p50 ratio")?;
         write!(output, "{:<20}", "invoke")?;
-        let percentiles = [
-            latency.p50,
-            latency.p90,
-            latency.p99,
-            latency.p99_9,
-            latency.p99_99,
-            latency.max,
-        ];
+        let percentiles =
+            [latency.p50, latency.p90, latency.p99, latency.p99_9, latency.p99_99, latency.max];
         for nanos in percentiles {
             write!(output, "{:>10}", micros(nanos))?;
         }

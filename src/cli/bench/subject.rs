@@ -139,7 +139,9 @@ impl Subject {
         let pool = |key: &str| status["pools"][key].as_u64().unwrap_or(0);
         let entries = status["vms"].as_array().into_iter().flatten();
         let exits = entries
-            .filter_map(|entry| Some((entry["vm"].as_str()?.to_owned(), entry["vm_exits"].as_u64()?)))
+            .filter_map(|entry| {
+                Some((entry["vm"].as_str()?.to_owned(), entry["vm_exits"].as_u64()?))
+            })
             .collect();
         Ok(Vms { warm: pool("warm"), unsettled: pool("starting") + pool("leaving"), exits })
     }
