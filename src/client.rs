@@ -161,7 +161,8 @@ impl Client {
         }
     }
 
-    /// Asks for the end of an invoke; its outcome still comes.
+    /// Asks for the end of an invoke; its answer still comes: status `cancelled`, an error of that
+    /// code when it had not begun to run, or what it had become before.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -382,19 +383,12 @@ impl Client {
 
     /// Takes the frame at the front, which is all there.
     fn take(&mut self) -> Result<Received<'_>, ClientError> {
-        let (received, start) = self.input.split();
-        let received = &received[*start..];
-        let header = Header::decode(received)?.ok_or(ClientError::Closed)?;
-        let end = Header::BYTES + header.length;
-        let payload = received.get(Header::BYTES..end).ok_or(ClientError::Closed)?;
-        *start += end;
+        let (header, payload) = self.input.take_frame()?.ok_or(ClientError::Closed)?;
         let answer = Answer::decode(header, payload)?;
-        match answer {
-            Answer::Error { code, message } if header.id == 0 => {
-                Err(ClientError::refused(code, message))
-            }
-            answer => Ok(Received { id: header.id, has_more: header.has_more(), answer }),
+        if let (Answer::Error { code, message }, 0) = (answer, header.id) {
+            return Err(ClientError::refused(code, message));
         }
+        Ok(Received { id: header.id, has_more: header.has_more(), answer })
     }
 
     fn set_patience(&mut self, patience: Option<Duration>) -> Result<(), ClientError> {

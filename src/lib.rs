@@ -11,6 +11,7 @@ mod keeper;
 mod cell;
 mod cgroup;
 mod link;
+mod passage;
 mod inbox;
 #[expect(unsafe_code, reason = "the runtime's only way to wait on a descriptor made elsewhere")]
 mod wait;

@@ -30,6 +30,7 @@ use crate::credential::NodeKey;
 use crate::inbox::Inbox;
 use crate::keeper::Keeper;
 use crate::librarian::Librarian;
+use crate::passage::End;
 use crate::pool::Pool;
 use crate::pool::index::Index;
 use crate::root_image::RootImage;
@@ -43,7 +44,7 @@ const LETTERS_MAX: usize = 4096;
 /// this timer fires after events were taken in and before the first task ran (a busy host takes
 /// the core away there), the runtime sleeps although tasks are ready, until something else
 /// completes. Tasks step aside on their own instead ([`crate::signal::step_aside`]).
-const PREEMPT_INTERVAL: Duration = Duration::from_millis(50);
+const PREEMPT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the runtime looks for events before it sleeps: more than a task steps
 /// aside for, so that it never sleeps over that.
 const SPIN: Duration = Duration::from_micros(20);
@@ -110,9 +111,9 @@ impl Node {
         let librarian = Arc::new(librarian);
         let limits = config.pool_limits(u32::from(shards), nursery.window_start());
         let (config, nursery) = (Arc::new(config), Arc::new(nursery));
-        let (_index, publishers) = Index::new(shards, config.pools.vms_max);
-        let mut node =
-            Self {
+        let (index, publishers) = Index::new(shards, config.pools.vms_max);
+        let mut passages = passages(&inboxes);
+        let mut node = Self {
             inboxes,
             threads: Vec::new(),
             door: None,
@@ -128,6 +129,9 @@ impl Node {
                 config: Arc::clone(&config),
                 node_key: Arc::clone(&node_key),
                 inboxes: Arc::clone(&node.inboxes),
+                neighbours: std::mem::take(&mut passages[usize::from(shard)].0),
+                passages: std::mem::take(&mut passages[usize::from(shard)].1),
+                index: index.clone(),
                 keeper: Keeper::start(Arc::clone(&nursery), doorbell, tell).map_err(broken)?,
                 librarian: Arc::clone(&librarian),
                 publisher,
@@ -219,6 +223,20 @@ impl Drop for Node {
             self.end();
         }
     }
+}
+
+/// For each shard: its ends as a client of each other one (none at its own number), and those at
+/// which the others are its clients.
+fn passages(inboxes: &[Arc<Inbox<Letter>>]) -> Vec<(Vec<Option<End>>, Vec<End>)> {
+    let mut ends: Vec<(Vec<Option<End>>, Vec<End>)> = Vec::new();
+    ends.resize_with(inboxes.len(), Default::default);
+    for (from, to) in (0..inboxes.len()).flat_map(|one| (0..inboxes.len()).map(move |b| (one, b))) {
+        let pair = (from != to).then(|| End::pair(&inboxes[from], &inboxes[to]));
+        let (ours, theirs) = pair.unzip();
+        ends[from].0.push(ours);
+        ends[to].1.extend(theirs);
+    }
+    ends
 }
 
 fn spawn(

@@ -137,8 +137,9 @@ impl Session {
         loop {
             // A service that talks without end must not keep the executor.
             step_aside().await;
-            self.confirm(queue);
+            // One moment for both: a batch that came due in between would look like a stall.
             let now = (self.clock)();
+            self.confirm(queue, now);
             let due = self.due_nanos();
             if queue.is_over() || self.is_idle(queue) && now >= due {
                 return self.close().await;
@@ -170,8 +171,7 @@ impl Session {
     }
 
     /// Counts batches whose while is over as handed over.
-    fn confirm(&mut self, queue: &Queue) {
-        let now = (self.clock)();
+    fn confirm(&mut self, queue: &Queue, now: u64) {
         while self.unconfirmed.front().is_some_and(|batch| batch.due_nanos <= now) {
             let Some(batch) = self.unconfirmed.pop_front() else { return };
             queue.confirm(batch.count);

@@ -32,6 +32,21 @@ pub struct Census {
     pub spawn_failures: u32,
 }
 
+impl std::ops::AddAssign for Census {
+    fn add_assign(&mut self, other: Self) {
+        self.starting += other.starting;
+        self.warm += other.warm;
+        self.assigned += other.assigned;
+        self.invoking += other.invoking;
+        self.leaving += other.leaving;
+        self.containers += other.containers;
+        self.packages += other.packages;
+        self.running += other.running;
+        self.waiting += other.waiting;
+        self.spawn_failures += other.spawn_failures;
+    }
+}
+
 /// One VM as the pools see it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Sketch {
@@ -109,6 +124,12 @@ impl Pool {
     #[must_use]
     pub fn sight(&self, key: &ActiveKey) -> Sight {
         Sight { key: self.active.state_of(key), has_warm: self.warming.warm_count() > 0 }
+    }
+
+    /// Whether a VM was told to end.
+    #[must_use]
+    pub fn is_leaving(&self, vm: VmId) -> bool {
+        self.leaving.ids().any(|id| id == vm)
     }
 
     /// The key a VM is assigned to.

@@ -57,7 +57,9 @@ impl Engine {
         if let Some(log) = &log {
             log.finish();
         }
-        if running.is_too_large {
+        // Its last bytes ride with the outcome and count like any others.
+        let response_bytes = running.response_bytes + outcome.response.len() as u64;
+        if running.is_too_large || response_bytes > self.config.requests.response_bytes_max {
             return self.refuse(invoke, &running, &too_large(self), clients);
         }
         let timings = stages(&running, now);

@@ -19,9 +19,10 @@ use super::catalog::{Catalog, Package};
 use super::clients::ClientId;
 use super::logging::Logging;
 use super::requests::Deploying;
-use super::status::NodeFacts;
-use super::vms::{Vm, Vms};
 use super::Letter;
+use super::status::{Gathering, NodeFacts};
+use super::vms::{Vm, Vms};
+use super::neighbour::{Forwarded, Neighbour};
 use crate::config::Config;
 use crate::credential::NodeKey;
 use crate::egress::{Egress, Policy};
@@ -32,7 +33,7 @@ use crate::librarian::{Job, Librarian, OpenPackage};
 use crate::link::Link;
 use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
-use crate::pool::index::Publisher;
+use crate::pool::index::{self, Publisher};
 use crate::pool::{
     Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool,
 };
@@ -105,6 +106,12 @@ pub(super) struct Engine {
     pub(super) wake: Rc<Signal>,
     pub(super) facts: Arc<NodeFacts>,
     pub(super) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    pub(super) gathering: HashMap<u64, Gathering>,
+    pub(super) next_gathering: u64,
+    pub(super) index: index::Shared,
+    /// The other shards, by number; none at this shard's own.
+    pub(super) neighbours: Vec<Option<Neighbour>>,
+    pub(super) forwarded: HashMap<InvokeId, Forwarded>,
     keeper: Keeper,
     publisher: Publisher,
     effects: Vec<Effect>,
@@ -129,6 +136,8 @@ pub(super) struct Parts {
     pub(super) wake: Rc<Signal>,
     pub(super) facts: Arc<NodeFacts>,
     pub(super) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    pub(super) index: index::Shared,
+    pub(super) neighbours: Vec<Option<Neighbour>>,
 }
 
 impl Engine {
@@ -154,6 +163,11 @@ impl Engine {
             wake: parts.wake,
             facts: parts.facts,
             inboxes: parts.inboxes,
+            gathering: HashMap::new(),
+            next_gathering: 1,
+            index: parts.index,
+            neighbours: parts.neighbours,
+            forwarded: HashMap::new(),
             keeper: parts.keeper,
             publisher: parts.publisher,
             effects: Vec::new(),
@@ -194,9 +208,6 @@ impl Engine {
         match effect {
             Effect::Spawn { vm } => self.keeper.wish(Wish::Restore { vm: vm.0 }),
             Effect::Retire { vm, .. } => {
-                if let Some(entry) = self.vms.find(vm) {
-                    entry.side.is_retired = true;
-                }
                 self.keeper.wish(Wish::Kill { vm: vm.0 });
             }
             Effect::Assign { vm, invoke, key } => {

@@ -1,4 +1,5 @@
-//! What a node says of itself when asked: pools, counters, and what it runs on.
+//! What a node says of itself when asked: pools, counters, and what it runs on. Each shard knows
+//! its own part; the one that was asked collects them.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -7,9 +8,13 @@ use abi::layout::Flavour;
 use serde_json::{Value, json};
 use syscalls::Sysno;
 
+use super::Letter;
+use super::clients::{ClientId, Clients};
 use super::engine::Engine;
 use crate::cell::Nursery;
 use crate::config::CoreSplit;
+use crate::metrics;
+use crate::pool::Census;
 
 /// What does not change while a node runs.
 pub(crate) struct NodeFacts {
@@ -48,15 +53,82 @@ pub(crate) fn isolation_name(flavour: Flavour) -> &'static str {
     }
 }
 
+/// What one shard says of itself, to itself or to the shard that was asked.
+pub(crate) struct Part {
+    census: Census,
+    metrics: metrics::Snapshot,
+    vms: Vec<Value>,
+}
+
+/// A status whose parts are being collected.
+pub(super) struct Gathering {
+    client: ClientId,
+    request: u64,
+    missing: usize,
+    parts: Vec<Part>,
+}
+
 impl Engine {
-    /// The status as JSON; `docs/status.md` lists its keys.
-    pub(super) fn status(&mut self) -> Vec<u8> {
+    /// Answers a status request, at once if no other shard has a part in it.
+    pub(super) fn ask_status(&mut self, (client, request): (ClientId, u64)) -> Option<Vec<u8>> {
+        let ticket = self.next_gathering;
+        self.next_gathering += 1;
+        let asked = (0_u16..).zip(self.inboxes.iter()).filter(|(shard, _)| *shard != self.shard);
+        // A shard whose mailbox is full has no time for this: its part is left out.
+        let from = self.shard;
+        let posted =
+            asked.filter(|(_, inbox)| inbox.post(Letter::AskStatus { ticket, from }).is_ok());
+        let missing = posted.count();
+        let own = self.part();
+        if missing == 0 {
+            return Some(self.report(vec![own]));
+        }
+        let gathering = Gathering { client, request, missing, parts: vec![own] };
+        self.gathering.insert(ticket, gathering);
+        None
+    }
+
+    /// Tells another shard this one's part.
+    pub(super) fn send_part(&mut self, ticket: u64, to: u16) {
+        let part = Box::new(self.part());
+        // Its client waits until its connection ends; a full mailbox lasts for microseconds.
+        drop(self.inboxes[usize::from(to)].post(Letter::StatusPart { ticket, part }));
+    }
+
+    /// Takes another shard's part; with the last one the client is answered.
+    pub(super) fn take_part(&mut self, ticket: u64, part: Part, clients: &mut Clients) {
+        let Some(gathering) = self.gathering.get_mut(&ticket) else { return };
+        gathering.parts.push(part);
+        gathering.missing -= 1;
+        if gathering.missing > 0 {
+            return;
+        }
+        let Some(gathering) = self.gathering.remove(&ticket) else { return };
+        let json = self.report(gathering.parts);
+        if let Some(client) = clients.find(gathering.client) {
+            let _ = client.connection.reply(gathering.request, &json);
+        }
+    }
+
+    fn part(&mut self) -> Part {
         let mut metrics = self.metrics.clone();
+        metrics.boots = u64::from(self.shard == 0);
         metrics.vm_exits += self.vms.iter_mut().map(|vm| vm.side.cell.exits()).sum::<u64>();
         metrics.doorbells += self.vms.iter_mut().map(|vm| vm.link.rings()).sum::<u64>();
-        metrics.boots = u64::from(self.shard == 0);
-        let report = metrics.snapshot().report();
-        let vms = self.describe_vms();
+        let (census, vms) = (self.pool.census(), self.describe_vms());
+        Part { census, metrics: metrics.snapshot(), vms }
+    }
+
+    /// The status as JSON; `docs/status.md` lists its keys.
+    fn report(&self, parts: Vec<Part>) -> Vec<u8> {
+        let mut parts = parts.into_iter();
+        let Some(mut whole) = parts.next() else { return Vec::new() };
+        for part in parts {
+            whole.census += part.census;
+            whole.metrics.merge(&part.metrics);
+            whole.vms.extend(part.vms);
+        }
+        let report = whole.metrics.report();
         let facts = &self.facts;
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -67,8 +139,8 @@ impl Engine {
             "shards": facts.shards.iter().map(|core| json!({ "core": core })).collect::<Vec<_>>(),
             "guest_cores": facts.guests,
             "functions": self.catalog.count(),
-            "pools": self.pool.census(),
-            "vms": vms,
+            "pools": whole.census,
+            "vms": whole.vms,
             "counters": report.counters,
             "outcomes": report.outcomes,
             "refusals": report.refusals,

@@ -1,22 +1,22 @@
 //! What ordinary Rust programs do with the standard library, each step checked and named: threads,
-//! locks, channels, a TCP server and client on the loopback address, files, clocks, hashing,
-//! panics. Prints "ok NAME" per step and "all ok".
+//! locks, channels, files, clocks, hashing, panics. With an argument (IP:PORT) also TCP: several
+//! connections at once to a server there that answers each line in capitals; with `loopback` the
+//! server is this program's own. Prints "ok NAME" per step and "all ok".
 
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 fn main() {
-    let steps: [(&str, fn()); 9] = [
+    let steps: [(&str, fn()); 8] = [
         ("threads", threads),
         ("condvar", condvar),
         ("channel", channel),
-        ("tcp", tcp),
         ("files", files),
         ("clocks", clocks),
         ("hashing", hashing),
@@ -26,6 +26,11 @@ fn main() {
     for (name, step) in steps {
         step();
         println!("ok {name}");
+    }
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("loopback") => loopback(),
+        Some(address) => tcp(address.parse().expect("IP:PORT")),
     }
     println!("all ok");
 }
@@ -91,30 +96,63 @@ fn channel() {
     workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
 }
 
-fn tcp() {
+const CLIENTS: usize = 3;
+
+/// A thread each, all connected before the first speaks.
+fn tcp(address: SocketAddr) {
+    let gate = Arc::new(Barrier::new(CLIENTS));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let gate = gate.clone();
+            thread::spawn(move || speak(address, number, &gate))
+        })
+        .collect();
+    clients.into_iter().for_each(|client| client.join().expect("no panic"));
+    println!("ok tcp");
+}
+
+fn speak(address: SocketAddr, number: usize, gate: &Barrier) {
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.set_nodelay(true).expect("an option");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("an option");
+    assert_eq!(stream.peer_addr().expect("connected"), address);
+    gate.wait();
+    let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
+    for round in 0..100 {
+        writeln!(stream, "hello {number} {round}").expect("sent");
+        let mut answer = String::new();
+        reader.read_line(&mut answer).expect("received");
+        assert_eq!(answer, format!("HELLO {number} {round}\n"));
+    }
+    stream.shutdown(Shutdown::Write).expect("shut");
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).expect("received");
+    assert_eq!(rest, "");
+}
+
+fn loopback() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     let server = thread::spawn(move || {
-        for _ in 0..3 {
-            let (stream, peer) = listener.accept().expect("a client");
-            assert!(peer.ip().is_loopback());
-            let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
-            let mut line = String::new();
-            reader.read_line(&mut line).expect("a line");
-            (&stream).write_all(line.to_uppercase().as_bytes()).expect("sent");
-        }
+        let sessions: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                let (stream, peer) = listener.accept().expect("a client");
+                assert!(peer.ip().is_loopback());
+                thread::spawn(move || answer(&stream))
+            })
+            .collect();
+        sessions.into_iter().for_each(|session| session.join().expect("no panic"));
     });
-    for number in 0..3 {
-        let mut stream = TcpStream::connect(address).expect("connected");
-        stream.set_nodelay(true).expect("an option");
-        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("an option");
-        writeln!(stream, "hello {number}").expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("received");
-        assert_eq!(answer, format!("HELLO {number}\n"));
-    }
+    tcp(address);
     server.join().expect("no panic");
     assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+}
+
+fn answer(stream: &TcpStream) {
+    for line in BufReader::new(stream).lines() {
+        let line = line.expect("a line").to_uppercase();
+        writeln!(&*stream, "{line}").expect("sent");
+    }
 }
 
 fn files() {

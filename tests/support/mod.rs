@@ -1,4 +1,7 @@
-//! What end-to-end tests stand on: programs to deploy and a logging service.
+//! What end-to-end tests stand on: a node, programs to deploy and a logging service.
 
+pub(crate) mod node;
 pub(crate) mod programs;
+pub(crate) mod region;
 pub(crate) mod rsyslog;
+pub(crate) mod service;

@@ -90,9 +90,15 @@ impl Control {
             *deadline = (wanted != u64::MAX).then_some(wanted);
             self.preempt.arm();
         }
-        if deadline.is_some_and(|deadline| deadline <= self.clock.now()) {
-            *deadline = None;
-            self.preempt.fire();
+        let now = self.clock.now();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            // A guest that wants it later than it asked for only says so in the region: asking
+            // again would cost it more than this look costs us.
+            let wanted = self.region.load_u64(layout::DEADLINE);
+            *deadline = (now < wanted && wanted != u64::MAX).then_some(wanted);
+            if wanted <= now {
+                self.preempt.fire();
+            }
         }
         if has_message {
             self.serve_one()?;

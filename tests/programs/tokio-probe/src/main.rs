@@ -1,6 +1,8 @@
-//! Tokio with two worker threads: tasks, timers, channels, blocking work and TCP on the loopback
-//! address. With an argument (IP:PORT) it also connects there, sends a line and prints the answer.
+//! Tokio with two worker threads: tasks, timers, channels and blocking work. With an argument
+//! (IP:PORT) also TCP: ten connections at once to a server there that sends back what it gets; with
+//! `loopback` the server is this program's own.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,15 +17,14 @@ async fn main() -> std::io::Result<()> {
     println!("ok tasks");
     timers().await;
     println!("ok timers");
-    tcp().await?;
-    println!("ok tcp");
-    if let Some(address) = std::env::args().nth(1) {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"hello from tokio-probe\n").await?;
-        stream.shutdown().await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        println!("answer {}", answer.trim());
+    let address = match std::env::args().nth(1).as_deref() {
+        None => None,
+        Some("loopback") => Some(serve().await?),
+        Some(address) => Some(address.parse().expect("IP:PORT")),
+    };
+    if let Some(address) = address {
+        tcp(address).await;
+        println!("ok tcp");
     }
     println!("all ok");
     Ok(())
@@ -54,7 +55,7 @@ async fn timers() {
     assert!(timeout(Duration::from_millis(5), std::future::pending::<()>()).await.is_err());
 }
 
-async fn tcp() -> std::io::Result<()> {
+async fn serve() -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
@@ -65,20 +66,29 @@ async fn tcp() -> std::io::Result<()> {
             });
         }
     });
+    Ok(address)
+}
+
+async fn tcp(address: SocketAddr) {
     let mut clients = JoinSet::new();
     for number in 0..10_u8 {
         clients.spawn(async move {
-            let mut stream = TcpStream::connect(address).await.expect("connected");
-            let (mut sent, mut seen) = (vec![number; 20_000], Vec::new());
-            stream.write_all(&sent).await.expect("sent");
-            stream.shutdown().await.expect("shut");
-            stream.read_to_end(&mut seen).await.expect("received");
-            assert!(sent == seen, "the same bytes");
-            sent.clear();
+            let stream = TcpStream::connect(address).await.expect("connected");
+            let (mut reader, mut writer) = stream.into_split();
+            let sent = vec![number; 200_000];
+            let expected = sent.clone();
+            // Both ways at once: neither side's buffers hold all of it.
+            let sender = tokio::spawn(async move {
+                writer.write_all(&sent).await.expect("sent");
+                writer.shutdown().await.expect("shut");
+            });
+            let mut seen = Vec::new();
+            reader.read_to_end(&mut seen).await.expect("received");
+            sender.await.expect("no panic");
+            assert!(seen == expected, "the same bytes");
         });
     }
     while let Some(client) = clients.join_next().await {
         client.expect("no panic");
     }
-    Ok(())
 }
