@@ -24,7 +24,8 @@ use super::report::{self, Report};
 /// second. Ends with exit status 0 when a node can run, 1 otherwise.
 ///
 /// The object of --json: can_run; checks: [{name, verdict ("ok", "note", "lack"), finding, fix}];
-/// flavour and isolation (null when no node runs); primitives_nanos: {name: {p50, p99, count}}.
+/// flavour and isolation (null when no node runs); primitives_nanos: eventfd_wake_up,
+/// socket_round_trip, io_uring_operation, vm_restore, warm_invoke, node_start, each {p50, p99, count}.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Doctor {
     #[command(flatten)]
@@ -44,7 +45,7 @@ impl Doctor {
         checks.extend(trial.checks(is_seen));
         primitives.extend(trial.primitives());
         let can_run = !checks.iter().any(|check| check.verdict == Verdict::Lack);
-        let measured = primitives.iter().map(|primitive| (primitive.name, primitive.object()));
+        let measured = primitives.iter().map(|primitive| (primitive.key, primitive.object()));
         let object = json!({
             "can_run": can_run,
             "checks": checks.iter().map(Check::object).collect::<Vec<_>>(),

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use glommio::io::BufferedFile;
 use glommio::{LocalExecutorBuilder, Placement};
 use hdrhistogram::Histogram;
+use pilotlight::available_cores;
 use rustix::event::EventfdFlags;
+use rustix::thread::CpuSet;
 use serde_json::{Value, json};
 
 use super::super::fault::Fault;
@@ -22,6 +24,8 @@ const NANOS_MAX: u64 = 60_000_000_000;
 /// How long something takes here, nanoseconds.
 #[derive(Clone, Debug)]
 pub(super) struct Primitive {
+    /// Stable, for programs.
+    pub(super) key: &'static str,
     pub(super) name: &'static str,
     pub(super) p50: u64,
     pub(super) p99: u64,
@@ -46,8 +50,9 @@ impl Stopwatch {
         self.nanos.saturating_record(nanos / parts);
     }
 
-    pub(super) fn read(&self, name: &'static str) -> Primitive {
+    pub(super) fn read(&self, key: &'static str, name: &'static str) -> Primitive {
         Primitive {
+            key,
             name,
             p50: self.nanos.value_at_quantile(0.5),
             p99: self.nanos.value_at_quantile(0.99),
@@ -76,19 +81,38 @@ pub(super) fn now() -> Instant {
 
 /// Measures what needs no node.
 pub(super) fn measure() -> Result<Vec<Primitive>, Fault> {
-    let mut measured = vec![wake_up()?, socket_round_trip()?];
+    let cores = available_cores()?;
+    let (first, last) = (cores.first().copied(), cores.last().copied());
+    // On a thread of its own, because it stays on its core.
+    let between_cores = move || -> io::Result<[Primitive; 2]> {
+        pin(first);
+        Ok([wake_up(last)?, socket_round_trip(last)?])
+    };
+    let thread = std::thread::Builder::new().spawn(between_cores)?;
+    let pairs = thread.join().map_err(|_| Fault::new("a measurement panicked"))??;
+    let mut measured = Vec::from(pairs);
     // Without io_uring there is nothing to measure; its check says so.
     measured.extend(ring_read());
     Ok(measured)
 }
 
+/// Keeps this thread on one core; where that is not allowed, it measures what it gets.
+fn pin(core: Option<u32>) {
+    let mut cores = CpuSet::new();
+    if let Some(core) = core.and_then(|core| usize::try_from(core).ok()) {
+        cores.set(core);
+        let _ = rustix::thread::sched_setaffinity(None, &cores);
+    }
+}
+
 /// One thread wakes another through an eventfd: half of a round trip between two that sleep.
-fn wake_up() -> io::Result<Primitive> {
+fn wake_up(other: Option<u32>) -> io::Result<Primitive> {
     let mut stopwatch = Stopwatch::new();
     let bell = || rustix::event::eventfd(0, EventfdFlags::CLOEXEC);
     let (there, back) = (bell()?, bell()?);
     std::thread::scope(|scope| {
         let echo = scope.spawn(|| -> io::Result<()> {
+            pin(other);
             for _ in 0..ROUNDS {
                 rustix::io::read(&there, &mut [0; 8])?;
                 rustix::io::write(&back, &1_u64.to_ne_bytes())?;
@@ -103,15 +127,16 @@ fn wake_up() -> io::Result<Primitive> {
         }
         echo.join().unwrap_or(Ok(()))
     })?;
-    Ok(stopwatch.read("wake-up of a thread (eventfd)"))
+    Ok(stopwatch.read("eventfd_wake_up", "wake-up on another core (eventfd)"))
 }
 
 /// 1 KiB there and back over a Unix socket, both sides blocking.
-fn socket_round_trip() -> io::Result<Primitive> {
+fn socket_round_trip(other: Option<u32>) -> io::Result<Primitive> {
     let mut stopwatch = Stopwatch::new();
     let (mut ours, mut theirs) = UnixStream::pair()?;
     std::thread::scope(|scope| {
         let echo = scope.spawn(move || -> io::Result<()> {
+            pin(other);
             let mut message = [0; 1024];
             for _ in 0..ROUNDS {
                 theirs.read_exact(&mut message)?;
@@ -128,7 +153,7 @@ fn socket_round_trip() -> io::Result<Primitive> {
         }
         echo.join().unwrap_or(Ok(()))
     })?;
-    Ok(stopwatch.read("Unix socket, 1 KiB and back"))
+    Ok(stopwatch.read("socket_round_trip", "Unix socket, 1 KiB and back"))
 }
 
 /// One operation through io_uring and the node's runtime: a byte from `/dev/zero`.
@@ -143,7 +168,7 @@ fn ring_read() -> Option<Primitive> {
             stopwatch.record(began.elapsed(), 1);
         }
         file.close().await.ok()?;
-        Some(stopwatch.read("io_uring operation"))
+        Some(stopwatch.read("io_uring_operation", "io_uring operation"))
     });
     measured.ok()?.join().ok()?
 }

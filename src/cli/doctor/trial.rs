@@ -46,7 +46,7 @@ fn try_run() -> Result<Ran, Fault> {
     wait_for_warm(&mut client, began)?;
     let mut start = Stopwatch::new();
     start.record(began.elapsed(), 1);
-    let start = start.read("node start to first warm VM");
+    let start = start.read("node_start", "node start to first warm VM");
     client.deploy(("doctor", "noop"), &Package::of_elf("noop", programs::NOOP))?;
     let invoke = invokes(&mut client)?;
     let status = client.status()?;
@@ -88,7 +88,7 @@ fn invokes(client: &mut Client) -> Result<Primitive, Fault> {
         }
         stopwatch.record(began.elapsed(), 1);
     }
-    Ok(stopwatch.read("invoke of a program, warm"))
+    Ok(stopwatch.read("warm_invoke", "invoke of a program, warm"))
 }
 
 impl Trial {
@@ -129,8 +129,8 @@ impl Trial {
         let Ok(ran) = &self.0 else { return Vec::new() };
         let restore = &ran.status["latency_nanos"]["restore"];
         let of = |key: &str| restore[key].as_u64().unwrap_or(0);
-        let name = "VM restored from snapshot";
-        let restores = Primitive { name, p50: of("p50"), p99: of("p99"), count: of("count") };
+        let (key, name) = ("vm_restore", "VM restored from snapshot");
+        let restores = Primitive { key, name, p50: of("p50"), p99: of("p99"), count: of("count") };
         vec![restores, ran.invoke.clone(), ran.start.clone()]
     }
 }
