@@ -159,7 +159,11 @@ fn claim_c_credentials_are_only_where_they_belong() {
 /// Whether a file below `folder` holds these bytes.
 fn is_below(folder: &Path, secret: &[u8]) -> bool {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).any(|path| {
-        if path.is_dir() { is_below(&path, secret) } else { holds(&fs::read(path).unwrap(), secret) }
+        if path.is_dir() {
+            is_below(&path, secret)
+        } else {
+            holds(&fs::read(path).unwrap(), secret)
+        }
     })
 }
 

@@ -1,8 +1,6 @@
 //! Claim e: when no VM of the active pool is assigned to this user and configured for this logging
 //! service, one is taken from the warming pool and configured for it. Needs KVM.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod support;
 
 use std::collections::HashSet;

@@ -7,6 +7,10 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::thread;
+
 use pilotlight::client::{Client, ClientError, Completed};
 use pilotlight::invoke::{LogAccount, Status};
 use pilotlight::socket::answer::Answer;
@@ -40,9 +44,7 @@ fn assert_origin(records: &[Record], done: &Completed, function: &str) {
         assert_eq!(record.process_id, done.invoke.to_string());
         assert_eq!(
             record.structured_data,
-            format!(
-                r#"[pilotlight@32473 user="ada" function="{function}" sequence="{sequence}"]"#
-            )
+            format!(r#"[pilotlight@32473 user="ada" function="{function}" sequence="{sequence}"]"#)
         );
     }
 }
@@ -85,6 +87,40 @@ fn claim_g_the_log_arrives_over_tcp_in_order_and_once() {
         assert_eq!((text.len(), text.trim_end_matches('.')), (100, &*line));
     }
     assert_origin(&records, &done, "lines");
+}
+
+#[test]
+fn claim_g_records_over_tcp_are_framed_by_their_octets() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let service = Service::tcp("127.0.0.1", listener.local_addr().unwrap().port());
+    let node = TestNode::new();
+    let mut client = node.client();
+    client.deploy(("ada", "lines"), &package("log-lines", &["3"])).unwrap();
+    let receiver = thread::spawn(move || {
+        let mut stream = BufReader::new(listener.accept().unwrap().0);
+        let messages = [(); 3].map(|()| {
+            let (mut length, mut message) = (Vec::new(), Vec::new());
+            stream.read_until(b' ', &mut length).unwrap();
+            let length = String::from_utf8(length).unwrap();
+            message.resize(length.trim_end().parse().unwrap(), 0);
+            stream.read_exact(&mut message).unwrap();
+            String::from_utf8(message).unwrap()
+        });
+        (messages, stream)
+    });
+    let mut storage = Vec::new();
+    let logging = Some(service.logging(&mut storage));
+    let options = OPTION_SETTLE_LOGS;
+    let done = client.invoke(&Invoke { logging, options, ..invoke("ada", "lines", b"") }).unwrap();
+    // Its end of the connection stays open: what is taken is handed over.
+    let (messages, _stream) = receiver.join().unwrap();
+    assert_eq!(done.outcome.log, delivered(3));
+    // RFC 6587, section 3.4.1: MSG-LEN SP SYSLOG-MSG, and nothing between two of them.
+    for (message, number) in messages.iter().zip(1..) {
+        assert!(message.starts_with("<14>1 "), "{message}");
+        assert!(message.contains(&format!(" {} lines {} - ", done.outcome.vm, done.invoke)));
+        assert!(message.ends_with(&format!("line {number} of 3")), "{message}");
+    }
 }
 
 #[test]

@@ -8,7 +8,9 @@ mod support;
 use pilotlight::client::{Client, Completed};
 use pilotlight::invoke::Status;
 
-use self::support::node::{TestNode, invoke, log_text, package, refusal, run, stream_package, text};
+use self::support::node::{
+    TestNode, invoke, log_text, package, refusal, run, stream_package, text,
+};
 
 /// Deploys `faults` to go wrong this way and runs it.
 fn fail(client: &mut Client, program: &str, fault: &str, timeout_millis: u64) -> Completed {

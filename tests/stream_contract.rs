@@ -8,7 +8,9 @@ mod support;
 use std::collections::HashMap;
 
 use pilotlight::client::{Client, Completed};
-use pilotlight::socket::answer::Room;
+use pilotlight::invoke::VmId;
+use pilotlight::socket::answer::{Answer, Room};
+use serde_json::Value;
 
 use self::support::node::{
     TestNode, assert_success, invoke, run, stream_package, text, wait_for_status,
@@ -60,9 +62,7 @@ fn pipeline(client: &mut Client, function: &str, requests: &[String]) -> Vec<Com
     let mut done = HashMap::new();
     while done.len() < ids.len() {
         let received = client.receive().unwrap();
-        let pilotlight::socket::answer::Answer::Outcome(outcome) = received.answer else {
-            panic!("no outcome: {received:?}");
-        };
+        let Answer::Outcome(outcome) = received.answer else { panic!("{received:?}") };
         done.insert(received.id, Completed::of(&outcome));
     }
     ids.iter().map(|id| done.remove(id).unwrap()).collect()
@@ -96,12 +96,14 @@ fn a_resident_program_sleeps_between_requests_and_wakes() {
     let node = TestNode::new();
     let mut client = node.client();
     client.deploy(("ada", "count"), &stream_package("count-stream", &[])).unwrap();
-    let (pid, ..) = parts(&run(&mut client, "ada", "count", b""));
+    let first = run(&mut client, "ada", "count", b"");
+    let (pid, ..) = parts(&first);
+    let mut exits = 0;
     for number in 2..=20 {
-        // Nothing to do for anybody: shard and guest go to sleep, which the node counts as such
-        // when its VM leaves the processor.
-        let exits = exits(&client.status().unwrap());
-        wait_for_status(&mut client, "the guest sleeps", |status| self::exits(status) > exits - 1);
+        // It sleeps when its VM has left the processor since the request before.
+        let exits_of = |status: &Value| vm_exits(status, first.outcome.vm);
+        let what = "the guest sleeps";
+        exits = exits_of(&wait_for_status(&mut client, what, |it| exits_of(it) > exits));
         let done = run(&mut client, "ada", "count", b"");
         assert_eq!(done.room, Room::Active);
         let (same, count, _) = parts(&done);
@@ -109,6 +111,9 @@ fn a_resident_program_sleeps_between_requests_and_wakes() {
     }
 }
 
-fn exits(status: &serde_json::Value) -> u64 {
-    status["counters"]["vm_exits"].as_u64().unwrap()
+/// How often a VM has left the processor.
+fn vm_exits(status: &Value, vm: VmId) -> u64 {
+    let vms = status["vms"].as_array().unwrap();
+    let entry = vms.iter().find(|entry| entry["vm"] == vm.to_string()).unwrap();
+    entry["vm_exits"].as_u64().unwrap()
 }
