@@ -21,7 +21,7 @@ use abi::layout::{PAGE_BYTES, USER_END};
 use machine::frame::Frame;
 use machine::paging::{AddressSpace, Backing, Protection, View};
 
-pub use account::Account;
+pub use account::{Account, Charge};
 pub use area::{Access, Area, Kind, Range};
 pub use fault::Fault;
 pub use transfer::{Sink, Source, Vectors};
@@ -136,6 +136,16 @@ impl Memory {
         self.unmap(range);
         self.areas.insert(range, area);
         Ok(())
+    }
+
+    /// Whether areas may be cut at the ends of `range`: each cut makes one more.
+    ///
+    /// # Errors
+    /// [`Errno::NOMEM`] when the process has too many areas.
+    pub fn check_cuts(&self, range: Range) -> Result<(), Errno> {
+        let is_cut = |at: u64| self.areas.find(at).is_some_and(|(found, _)| found.start < at);
+        let cuts = usize::from(is_cut(range.start)) + usize::from(is_cut(range.end));
+        if self.areas.count() + cuts > AREAS_MAX { Err(Errno::NOMEM) } else { Ok(()) }
     }
 
     /// Removes everything in `range`.

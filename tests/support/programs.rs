@@ -45,7 +45,7 @@ pub(crate) fn lua_package(folder: &Path, script: &str) {
 fn digest(sources: &Path, name: &str) -> u64 {
     let stem = name.trim_end_matches("-glibc").trim_end_matches("-pie");
     let mut files = vec![sources.join("build")];
-    files.extend(["c", "rs"].map(|kind| sources.join(format!("{stem}.{kind}"))));
+    files.extend(["c", "cc", "rs"].map(|kind| sources.join(format!("{stem}.{kind}"))));
     let package = sources.join(stem);
     files.extend(["Cargo.toml", "Cargo.lock"].map(|file| package.join(file)));
     for entry in fs::read_dir(package.join("src")).into_iter().flatten() {

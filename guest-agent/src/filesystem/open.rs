@@ -17,6 +17,7 @@ use crate::errno::Errno;
 use crate::file::device::DeviceFile;
 use crate::file::stat::{Stat, kind};
 use crate::file::{DirectoryEntry, FilePage, Object, OpenFile, flags};
+use crate::memory::Charge;
 use crate::memory::transfer::{Sink, Source};
 use crate::world::{ObjectId, World};
 
@@ -51,6 +52,9 @@ struct RegularFile {
     held: Cell<Held>,
 }
 
+/// What an entry of a listing costs besides its name.
+const LISTED_BYTES: usize = 2 * size_of::<Listed>();
+
 struct Listed {
     name: Box<[u8]>,
     inode: u64,
@@ -61,11 +65,14 @@ struct DirectoryFile {
     node: Node,
     tree: Weak<Tree>,
     entries: RefCell<Vec<Listed>>,
+    /// What the entries cost.
+    charge: RefCell<Option<Charge>>,
 }
 
 struct TextFile {
     text: Vec<u8>,
     stat: Stat,
+    _charge: Charge,
 }
 
 /// A place in the tree that is neither readable nor writable (`O_PATH`).
@@ -150,7 +157,9 @@ fn open_text(
         return Err(Errno::ACCES);
     }
     let stat = Node::Processes(entry).stat()?;
-    Ok(TextFile { text: Text::write(text, caller, tree), stat })
+    let text = Text::write(text, caller, tree);
+    let charge = Charge::new(tree.account(), text.len())?;
+    Ok(TextFile { text, stat, _charge: charge })
 }
 
 /// The node behind an open file of the tree.
@@ -254,7 +263,7 @@ impl DirectoryFile {
             });
         }
         let (node, tree) = (node.clone(), Rc::downgrade(tree));
-        Self { node, tree, entries: RefCell::new(entries) }
+        Self { node, tree, entries: RefCell::new(entries), charge: RefCell::default() }
     }
 
     /// Lists the tree's directory afresh: what was added since is seen from the start only, as
@@ -262,7 +271,16 @@ impl DirectoryFile {
     fn refresh(&self) -> Result<(), Errno> {
         let Node::Inode(inode) = &self.node else { return Ok(()) };
         let mut entries = self.entries.borrow_mut();
-        entries.clear();
+        *entries = Vec::new();
+        *self.charge.borrow_mut() = None;
+        let (mut count, mut bytes) = (0, 0);
+        inode.list(&mut |name, _, _| {
+            count += 1;
+            bytes += LISTED_BYTES + name.len();
+        })?;
+        let tree = self.tree.upgrade().ok_or(Errno::NOENT)?;
+        *self.charge.borrow_mut() = Some(Charge::new(tree.account(), bytes)?);
+        entries.try_reserve_exact(count).map_err(|_| Errno::NOMEM)?;
         inode.list(&mut |name, inode, kind| entries.push(Listed { name: name.into(), inode, kind }))
     }
 }

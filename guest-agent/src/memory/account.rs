@@ -69,6 +69,31 @@ impl Account {
     }
 }
 
+/// Memory of the kernel that a container pays for, until dropped.
+#[derive(Debug)]
+pub struct Charge {
+    account: Rc<Account>,
+    pages: u64,
+}
+
+impl Charge {
+    /// Pays for `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`Errno::NOMEM`] past the limit.
+    pub fn new(account: &Rc<Account>, bytes: usize) -> Result<Self, Errno> {
+        let pages = (bytes as u64).div_ceil(PAGE_BYTES);
+        account.charge(pages)?;
+        Ok(Self { account: Rc::clone(account), pages })
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.release(self.pages);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +106,10 @@ mod tests {
         assert_eq!(account.charge(1), Ok(()));
         account.release(3);
         assert_eq!((account.used_bytes(), account.peak_bytes()), (0, 3 * PAGE_BYTES));
+        let charge = Charge::new(&account, 4097).unwrap();
+        assert_eq!(account.used_bytes(), 2 * PAGE_BYTES);
+        assert_eq!(Charge::new(&account, 4097).err(), Some(Errno::NOMEM));
+        drop(charge);
+        assert_eq!(account.used_bytes(), 0);
     }
 }

@@ -185,6 +185,7 @@ pub(super) fn munmap(call: &mut Call<'_>) -> CallResult {
     if range.bytes() == 0 {
         return Err(Errno::INVAL);
     }
+    call.process.memory.check_cuts(range)?;
     call.process.memory.unmap(range);
     DONE
 }
@@ -226,7 +227,9 @@ pub(super) fn mremap(call: &mut Call<'_>) -> CallResult {
         return Err(Errno::NOMEM);
     }
     if !is_fixed && new_bytes <= old.bytes() {
-        memory.unmap(Range { start: old.start + new_bytes, end: old.end });
+        let cut = Range { start: old.start + new_bytes, end: old.end };
+        memory.check_cuts(cut)?;
+        memory.unmap(cut);
         return value(old.start);
     }
     let grown = Range { start: old.end, end: old.start.saturating_add(new_bytes) };
@@ -246,6 +249,7 @@ pub(super) fn mremap(call: &mut Call<'_>) -> CallResult {
     } else {
         range(memory.place(0, new_bytes)?, new_bytes)?
     };
+    memory.check_cuts(old)?;
     memory.map(target, area)?;
     let kept = Range { start: old.start, end: old.start + old.bytes().min(new_bytes) };
     memory.move_pages(kept, target.start, area)?;
@@ -293,10 +297,12 @@ pub(super) fn madvise(call: &mut Call<'_>) -> CallResult {
             DONE
         }
         ADVICE_WIPE_ON_FORK => {
+            memory.check_cuts(range)?;
             memory.set_wiped_on_fork(range, true);
             DONE
         }
         ADVICE_KEEP_ON_FORK => {
+            memory.check_cuts(range)?;
             memory.set_wiped_on_fork(range, false);
             DONE
         }

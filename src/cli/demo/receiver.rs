@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver as Arrivals, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver as Arrivals, Sender, channel};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -69,10 +69,7 @@ impl Receiver {
 
     /// The next record, if one comes within `patience`.
     pub(super) fn next(&self, patience: Duration) -> Option<Arrival> {
-        match self.arrivals.recv_timeout(patience) {
-            Ok(arrival) => Some(arrival),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.arrivals.recv_timeout(patience).ok()
     }
 }
 

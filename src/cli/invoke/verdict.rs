@@ -74,7 +74,13 @@ fn what(outcome: &Outcome) -> String {
     match outcome.status {
         Status::Exited => format!("exited with status {}", outcome.detail),
         Status::Signalled => format!("ended by signal {}", outcome.detail),
-        other => status_name(other).replace('-', " "),
+        Status::StackOverflow
+        | Status::MemoryExhausted
+        | Status::DeadlineExceeded
+        | Status::Cancelled
+        | Status::NotExecutable
+        | Status::ContractBroken
+        | Status::NoRoom => status_name(outcome.status).replace('-', " "),
     }
 }
 
