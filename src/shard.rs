@@ -269,6 +269,11 @@ impl Shard {
     }
 }
 
+/// The moment, for stages shorter than a turn.
+fn moment() -> Nanos {
+    monotonic_nanos()
+}
+
 impl Engine {
     fn read(&mut self, letter: Letter, clients: &mut Clients, scratch: &mut Scratch, now: Nanos) {
         match letter {

@@ -236,17 +236,21 @@ fn account(log: Option<&InvokeLog>) -> (LogAccount, String) {
     (account, reason)
 }
 
-/// Where the time of an invoke went.
+/// Where the time of an invoke went; `now` is when the turn that found its answer began.
 fn stages(running: &Running, now: Nanos) -> Timings {
     let marks = &running.marks;
-    let acquired = marks.acquired.max(marks.arrived);
-    let dispatched = marks.dispatched.max(acquired);
+    let admitted = marks.admitted.max(marks.arrived);
+    // One that went to a VM that had its package was placed when it was sent.
+    let loaded = marks.loaded.max(admitted);
+    let placed = if marks.placed == 0 { loaded } else { marks.placed.clamp(admitted, loaded) };
+    let dispatched = marks.dispatched.max(loaded);
+    let answered = now.max(dispatched);
     Timings {
-        accept_nanos: 0,
-        route_nanos: acquired - marks.arrived,
-        acquire_nanos: 0,
-        load_nanos: dispatched - acquired,
-        run_nanos: now.saturating_sub(dispatched),
-        reply_nanos: 0,
+        accept_nanos: admitted - marks.arrived,
+        route_nanos: placed - admitted,
+        acquire_nanos: dispatched - loaded,
+        load_nanos: loaded - placed,
+        run_nanos: answered - dispatched,
+        reply_nanos: super::moment().saturating_sub(answered),
     }
 }

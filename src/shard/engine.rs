@@ -19,7 +19,7 @@ use super::catalog::{Catalog, Package};
 use super::clients::ClientId;
 use super::logging::Logging;
 use super::requests::Deploying;
-use super::Letter;
+use super::{Letter, moment};
 use super::status::{Gathering, NodeFacts};
 use super::vms::{Vm, Vms};
 use super::neighbour::{Forwarded, Neighbour};
@@ -40,11 +40,18 @@ use crate::pool::{
 use crate::signal::Signal;
 use crate::socket::answer::Room;
 
-/// Where the time of an invoke goes; each is the moment a stage ended.
+/// Where the time of an invoke goes: moments of its way, 0 when it was not there.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Marks {
+    /// The turn that received its request began.
     pub(super) arrived: Nanos,
-    pub(super) acquired: Nanos,
+    /// The request was understood.
+    pub(super) admitted: Nanos,
+    /// The pool chose a VM for it.
+    pub(super) placed: Nanos,
+    /// Its package was there; a container for it was made, if it needed a new one.
+    pub(super) loaded: Nanos,
+    /// It was sent.
     pub(super) dispatched: Nanos,
 }
 
@@ -115,6 +122,8 @@ pub(super) struct Engine {
     keeper: Keeper,
     publisher: Publisher,
     effects: Vec<Effect>,
+    /// The container made last, and when: the invoke it is for follows.
+    acquired: Option<(VmId, ContainerId, Nanos)>,
     /// What guests said while their VM was being served.
     pub(super) taken: Vec<Event>,
     waiting_loads: Vec<WaitingLoad>,
@@ -171,6 +180,7 @@ impl Engine {
             keeper: parts.keeper,
             publisher: parts.publisher,
             effects: Vec::new(),
+            acquired: None,
             taken: Vec::new(),
             waiting_loads: Vec::new(),
             assign_buffer: vec![0; abi::frame::invoke::MESSAGE_BYTES_MAX].into(),
@@ -212,7 +222,7 @@ impl Engine {
             }
             Effect::Assign { vm, invoke, key } => {
                 self.metrics.assigns += 1;
-                return self.assign(vm, invoke, *key.digest(), now);
+                return self.assign(vm, invoke, *key.digest());
             }
             Effect::Load { vm, package, load, place } => {
                 self.metrics.loads += 1;
@@ -221,11 +231,12 @@ impl Engine {
             Effect::Forget { vm, load } => return self.on_link(vm, |link| link.forget(load.0)),
             Effect::Acquire { vm, container, function, load } => {
                 self.metrics.acquires += 1;
+                self.acquired = Some((vm, container, moment()));
                 let entry = self.catalog.entry(function);
                 return self.on_link(vm, |link| link.acquire(container.0, load.0, &entry.acquire));
             }
             Effect::Dispatch { vm, container, invoke } => {
-                return self.dispatch((vm, container), invoke, now, hand);
+                return self.dispatch((vm, container), invoke, hand);
             }
             Effect::Interrupt { vm, invoke } => {
                 return self.on_link(vm, |link| link.cancel(invoke.0));
@@ -264,11 +275,10 @@ impl Engine {
         vm: VmId,
         invoke: InvokeId,
         key: [u8; 32],
-        now: Nanos,
     ) -> Option<Event> {
         let running = self.running.get_mut(&invoke)?;
         running.room = Room::Warming;
-        running.marks.acquired = now;
+        running.marks.placed = moment();
         let (service, credential) = running.logging.to_assign();
         let buffer = &mut self.assign_buffer;
         let (length, delivery) = credential.assign(&service, buffer).ok()?;
@@ -292,14 +302,16 @@ impl Engine {
         &mut self,
         (vm, container): (VmId, ContainerId),
         invoke: InvokeId,
-        now: Nanos,
         hand: Option<Hand<'_>>,
     ) -> Option<Event> {
         let running = self.running.get_mut(&invoke)?;
         let entry = self.vms.find(vm)?;
+        let made = self.acquired.take().filter(|made| (made.0, made.1) == (vm, container));
+        let sending = moment();
+        running.marks.loaded = made.map_or(sending, |made| made.2);
         let function = &running.entry.function;
         running.vm = Some(vm);
-        running.marks.dispatched = now;
+        running.marks.dispatched = sending;
         if running.room == Room::None {
             running.room = Room::Active;
         }

@@ -8,7 +8,7 @@ use super::engine::{Engine, Hand, Marks, Running};
 use super::logging::Logging;
 use crate::invoke::{ClientFault, FunctionName, InvokeId, Nanos, User};
 use crate::librarian::{Job, Ticket};
-use crate::pool::{Answer, Arrival, Blame, Event};
+use crate::pool::{Answer, Arrival, Blame, Event, Whereabouts};
 use crate::socket::answer::Room;
 use crate::socket::request::{Deploy, Invoke, Request};
 use crate::socket::settings::Settings;
@@ -177,7 +177,7 @@ impl Engine {
                 response_bytes: 0,
                 is_too_large: false,
                 is_resolving: unresolved.is_some(),
-                marks: Marks { arrived: now, ..Marks::default() },
+                marks: Marks { arrived: now, admitted: super::moment(), ..Marks::default() },
             },
         );
         if let Some(address) = unresolved {
@@ -199,6 +199,12 @@ impl Engine {
             deadline_nanos: running.deadline_nanos,
         };
         self.drive(Event::Invoke(arrival), now, hand);
+        if matches!(self.pool.whereabouts(invoke), Some(Whereabouts::Loading { .. }))
+            && let Some(running) = self.running.get_mut(&invoke)
+            && running.marks.placed == 0
+        {
+            running.marks.placed = super::moment();
+        }
         if let Some(hand) = hand {
             self.keep_body(invoke, hand.body);
         }
