@@ -196,7 +196,7 @@ impl Engine {
         let mut next = 0;
         while let Some(effect) = effects.get(next).copied() {
             next += 1;
-            if let Some(event) = self.perform(effect, now, hand) {
+            if let Some(event) = self.perform(effect, hand) {
                 self.count_fault(&event);
                 self.pool.step(event, now, &mut effects);
             }
@@ -214,7 +214,7 @@ impl Engine {
     }
 
     /// Does one thing; returns the event it is, if it is one.
-    fn perform(&mut self, effect: Effect, now: Nanos, hand: Option<Hand<'_>>) -> Option<Event> {
+    fn perform(&mut self, effect: Effect, hand: Option<Hand<'_>>) -> Option<Event> {
         match effect {
             Effect::Spawn { vm } => self.keeper.wish(Wish::Restore { vm: vm.0 }),
             Effect::Retire { vm, .. } => {
