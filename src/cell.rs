@@ -147,7 +147,9 @@ impl Nursery {
         infant.reap();
         match outcome? {
             OwnReply::Captured { bytes } => self.snapshot_bytes = bytes,
-            other => return Err(format!("the guest kernel did not boot: {}", other.describe())),
+            other @ (OwnReply::Running { .. } | OwnReply::Placed { .. } | OwnReply::Gone { .. }) => {
+                return Err(format!("the guest kernel did not boot: {}", other.describe()));
+            }
         }
         let number = u32::try_from(shared.status.load_u64(control::status::FLAVOUR));
         self.flavour = number.ok().and_then(Flavour::from_number).unwrap_or(Flavour::Stock);
@@ -347,7 +349,9 @@ impl OwnReply {
         match self {
             Self::Gone { blame: Blame::Guest, reason } => format!("the guest failed: {reason}"),
             Self::Gone { reason, .. } => reason.clone(),
-            other => format!("the VMM answered out of turn: {other:?}"),
+            Self::Captured { .. } | Self::Running { .. } | Self::Placed { .. } => {
+                format!("the VMM answered out of turn: {self:?}")
+            }
         }
     }
 

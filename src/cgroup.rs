@@ -1,15 +1,20 @@
 //! Memory and CPU limits of VMM processes: control groups of the version the host has, else only
 //! the resource limits each VMM sets for itself.
 //!
-//! Each VMM gets a group of its own under `pilotlight-<node pid>`; the group goes when the VMM is
-//! gone. Writing a group's files may take milliseconds (the kernel waits for grace periods), so
+//! Each VMM gets a group of its own under `pilotlight-<node pid>-<number>`; the group goes when the
+//! VMM is gone. What a node that was killed left behind goes when the next one starts. Writing a group's files may take milliseconds (the kernel waits for grace periods), so
 //! all of this runs on the cell keeper's thread, never on a shard.
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Nodes this process has had.
+static NODES: AtomicU32 = AtomicU32::new(0);
+/// What the name of a node's group begins with.
+const PREFIX: &str = "pilotlight-";
 const MOUNT: &str = "/sys/fs/cgroup";
 /// Scheduler period the CPU limit counts in, microseconds.
 const CPU_PERIOD_MICROS: u64 = 100_000;
@@ -41,7 +46,9 @@ impl Cgroups {
     /// Finds out what the host has and makes the node's group in it.
     #[must_use]
     pub(crate) fn prepare() -> Self {
-        let group = format!("pilotlight-{}", std::process::id());
+        // Relaxed: only tells the nodes of one process apart.
+        let number = NODES.fetch_add(1, Ordering::Relaxed);
+        let group = format!("{PREFIX}{}-{number}", std::process::id());
         match Self::prepare_v2(&group).or_else(|_| Self::prepare_v1(&group)) {
             Ok(cgroups) => cgroups,
             Err(error) => Self::None(format!("{MOUNT} cannot be used: {error}")),
@@ -62,6 +69,7 @@ impl Cgroups {
             fs::write(leaf.join("cgroup.procs"), std::process::id().to_string())?;
         }
         fs::write(parent.join("cgroup.subtree_control"), "+memory +cpu")?;
+        sweep(&parent);
         let path = parent.join(group);
         create(&path)?;
         fs::write(path.join("cgroup.subtree_control"), "+memory +cpu")?;
@@ -70,6 +78,7 @@ impl Cgroups {
 
     fn prepare_v1(group: &str) -> io::Result<Self> {
         let paths = ["memory", "cpu"].map(|name| Path::new(MOUNT).join(name).join(group));
+        paths.iter().filter_map(|path| path.parent()).for_each(sweep);
         paths.iter().try_for_each(|path| create(path))?;
         Ok(Self::V1(paths))
     }
@@ -123,6 +132,22 @@ impl Drop for Group {
             // A group that is still busy stays behind and is removed with the node's.
             drop(fs::remove_dir(place));
         }
+    }
+}
+
+/// Removes the groups of nodes that are no more. One that is still busy stays for the next time.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let node = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let pid = node.and_then(|node| node.split('-').next()?.parse::<u32>().ok());
+        if pid.is_none_or(|pid| Path::new("/proc").join(pid.to_string()).exists()) {
+            continue;
+        }
+        for vm in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
+            drop(fs::remove_dir(vm.path()));
+        }
+        drop(fs::remove_dir(entry.path()));
     }
 }
 

@@ -11,6 +11,8 @@ mod doctor;
 mod demo;
 mod bench;
 mod programs;
+mod target;
+mod report;
 mod fault;
 
 use std::process::ExitCode;

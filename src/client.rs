@@ -18,10 +18,14 @@ pub mod package;
 mod error;
 mod completed;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use crate::invoke::Function;
 use crate::socket::answer::Answer;
@@ -269,6 +273,24 @@ impl Client {
         self.take().map(Some)
     }
 
+    /// As [`Client::receive`], but nothing when no whole frame is there yet: never waits. For
+    /// callers that wait for other things too, on the client's descriptor ([`AsFd`]).
+    ///
+    /// # Errors
+    /// As for [`Client::receive`].
+    pub fn try_receive(&mut self) -> Result<Option<Received<'_>>, ClientError> {
+        while !self.has_frame()? {
+            match rustix::net::recv(&self.stream, self.input.space(), RecvFlags::DONTWAIT) {
+                Ok((0, _)) | Err(Errno::CONNRESET) => return Err(ClientError::Closed),
+                Ok((count, _)) => self.input.received(count),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+        self.take().map(Some)
+    }
+
     /// Collects the answer of an invoke. Frames about other requests are dropped: for a client
     /// that has one request open at a time.
     ///
@@ -361,19 +383,12 @@ impl Client {
 
     /// Takes the frame at the front, which is all there.
     fn take(&mut self) -> Result<Received<'_>, ClientError> {
-        let (received, start) = self.input.split();
-        let received = &received[*start..];
-        let header = Header::decode(received)?.ok_or(ClientError::Closed)?;
-        let end = Header::BYTES + header.length;
-        let payload = received.get(Header::BYTES..end).ok_or(ClientError::Closed)?;
-        *start += end;
+        let (header, payload) = self.input.take_frame()?.ok_or(ClientError::Closed)?;
         let answer = Answer::decode(header, payload)?;
-        match answer {
-            Answer::Error { code, message } if header.id == 0 => {
-                Err(ClientError::refused(code, message))
-            }
-            answer => Ok(Received { id: header.id, has_more: header.has_more(), answer }),
+        if let (Answer::Error { code, message }, 0) = (answer, header.id) {
+            return Err(ClientError::refused(code, message));
         }
+        Ok(Received { id: header.id, has_more: header.has_more(), answer })
     }
 
     fn set_patience(&mut self, patience: Option<Duration>) -> Result<(), ClientError> {
@@ -382,5 +397,12 @@ impl Client {
             self.patience = patience;
         }
         Ok(())
+    }
+}
+
+/// Readable when the node has sent something.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }

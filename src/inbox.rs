@@ -32,14 +32,19 @@ impl<T> Inbox<T> {
     /// Posts without waiting; gives the letter back when the mailbox is full.
     pub(crate) fn post(&self, letter: T) -> Result<(), T> {
         self.letters.push(letter)?;
+        self.nudge();
+        Ok(())
+    }
+
+    /// Wakes the owner if it sleeps, after something was put where it looks before it does.
+    pub(crate) fn nudge(&self) {
         // ordering: SeqCst fence; pairs with the one in `set_asleep`: either the shard's second
-        // look finds the letter, or this load finds its flag.
+        // look finds what was put there, or this load finds its flag.
         fence(Ordering::SeqCst);
         // ordering: relaxed; the fence orders it.
         if self.is_asleep.load(Ordering::Relaxed) {
             self.ring();
         }
-        Ok(())
     }
 
     /// Posts, waiting for room. Only for side threads, which may block.
@@ -66,7 +71,7 @@ impl<T> Inbox<T> {
     pub(crate) fn set_asleep(&self, asleep: bool) {
         // ordering: relaxed; the fence orders it.
         self.is_asleep.store(asleep, Ordering::Relaxed);
-        // ordering: SeqCst fence; pairs with the one in `post`.
+        // ordering: SeqCst fence; pairs with the one in `nudge`.
         fence(Ordering::SeqCst);
     }
 

@@ -11,6 +11,7 @@ mod keeper;
 mod cell;
 mod cgroup;
 mod link;
+mod passage;
 mod inbox;
 #[expect(unsafe_code, reason = "the runtime's only way to wait on a descriptor made elsewhere")]
 mod wait;
@@ -30,5 +31,6 @@ mod root_image;
 mod archive;
 mod embedded;
 
+pub use abi::layout::Flavour;
 pub use config::Config;
-pub use node::{Node, NodeError};
+pub use node::{Node, NodeError, available_cores};

@@ -9,6 +9,7 @@
 //! retired and nobody else notices. The node never waits for a guest: what does not fit a ring
 //! waits here, in order, and [`Link::backlog_bytes`] tells senders to hold back.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use abi::frame::{self, FLAG_MORE, Header};
@@ -146,6 +147,7 @@ impl Outlet {
 pub(crate) struct Link {
     region: Region,
     doorbell: Doorbell,
+    rings: Cell<u64>,
     invoke: Outlet,
     code: Outlet,
     stream_in: Outlet,
@@ -165,6 +167,7 @@ impl Link {
             log: Consumer::new(region.clone(), offset::LOG),
             stream_out: Consumer::new(region.clone(), offset::STREAM_OUT),
             doorbell,
+            rings: Cell::new(0),
             region,
         }
     }
@@ -284,7 +287,13 @@ impl Link {
         Ok(())
     }
 
+    /// Times the guest's doorbell was rung.
+    pub(crate) fn rings(&self) -> u64 {
+        self.rings.get()
+    }
+
     fn ring(&self) {
+        self.rings.set(self.rings.get() + 1);
         // An eventfd of our own takes every ring; one that does not is a broken host.
         self.doorbell.ring().expect("an eventfd takes a ring");
     }

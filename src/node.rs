@@ -30,18 +30,24 @@ use crate::credential::NodeKey;
 use crate::inbox::Inbox;
 use crate::keeper::Keeper;
 use crate::librarian::Librarian;
+use crate::passage::End;
 use crate::pool::Pool;
 use crate::pool::index::Index;
 use crate::root_image::RootImage;
 use crate::door::{Door, greet};
-use crate::shard::{Letter, NodeFacts, Setting, Shard};
+use crate::shard::{Letter, NodeFacts, Setting, Shard, isolation_name};
 use crate::store::Store;
 
 /// Letters that may wait for one shard.
 const LETTERS_MAX: usize = 4096;
-/// How often a polling shard lets its other tasks run: bounds what polling costs log delivery and
-/// connections, at a few system calls each time.
-const PREEMPT_INTERVAL: Duration = Duration::from_micros(250);
+/// When the runtime breaks off a task that does not step aside. Long, because it loses tasks: when
+/// this timer fires after events were taken in and before the first task ran (a busy host takes
+/// the core away there), the runtime sleeps although tasks are ready, until something else
+/// completes. Tasks step aside on their own instead ([`crate::signal::step_aside`]).
+const PREEMPT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the runtime looks for events before it sleeps: more than a task steps
+/// aside for, so that it never sleeps over that.
+const SPIN: Duration = Duration::from_micros(20);
 /// Memory the runtime registers with io_uring for file I/O, which a shard hardly does.
 const IO_MEMORY_BYTES: usize = 512 * 1024;
 /// Memory the runtime must be allowed to lock for its rings.
@@ -105,9 +111,9 @@ impl Node {
         let librarian = Arc::new(librarian);
         let limits = config.pool_limits(u32::from(shards), nursery.window_start());
         let (config, nursery) = (Arc::new(config), Arc::new(nursery));
-        let (_index, publishers) = Index::new(shards, config.pools.vms_max);
-        let mut node =
-            Self {
+        let (index, publishers) = Index::new(shards, config.pools.vms_max);
+        let mut passages = passages(&inboxes);
+        let mut node = Self {
             inboxes,
             threads: Vec::new(),
             door: None,
@@ -123,6 +129,9 @@ impl Node {
                 config: Arc::clone(&config),
                 node_key: Arc::clone(&node_key),
                 inboxes: Arc::clone(&node.inboxes),
+                neighbours: std::mem::take(&mut passages[usize::from(shard)].0),
+                passages: std::mem::take(&mut passages[usize::from(shard)].1),
+                index: index.clone(),
                 keeper: Keeper::start(Arc::clone(&nursery), doorbell, tell).map_err(broken)?,
                 librarian: Arc::clone(&librarian),
                 publisher,
@@ -178,6 +187,12 @@ impl Node {
         self.flavour
     }
 
+    /// What separates programs of different users, outermost first: `vm+container` or `vm`.
+    #[must_use]
+    pub fn isolation(&self) -> &'static str {
+        isolation_name(self.flavour)
+    }
+
     /// What an operator should know, if anything.
     #[must_use]
     pub fn warning(&self) -> Option<&str> {
@@ -210,6 +225,20 @@ impl Drop for Node {
     }
 }
 
+/// For each shard: its ends as a client of each other one (none at its own number), and those at
+/// which the others are its clients.
+fn passages(inboxes: &[Arc<Inbox<Letter>>]) -> Vec<(Vec<Option<End>>, Vec<End>)> {
+    let mut ends: Vec<(Vec<Option<End>>, Vec<End>)> = Vec::new();
+    ends.resize_with(inboxes.len(), Default::default);
+    for (from, to) in (0..inboxes.len()).flat_map(|one| (0..inboxes.len()).map(move |b| (one, b))) {
+        let pair = (from != to).then(|| End::pair(&inboxes[from], &inboxes[to]));
+        let (ours, theirs) = pair.unzip();
+        ends[from].0.push(ours);
+        ends[to].1.extend(theirs);
+    }
+    ends
+}
+
 fn spawn(
     setting: Setting,
     core: u32,
@@ -217,6 +246,7 @@ fn spawn(
     LocalExecutorBuilder::new(Placement::Fixed(core as usize))
         .name(&format!("shard-{}", setting.shard))
         .preempt_timer(PREEMPT_INTERVAL)
+        .spin_before_park(SPIN)
         .io_memory(IO_MEMORY_BYTES)
         .ring_depth(RING_DEPTH)
         .spawn(move || async move { Shard::new(setting).run().await })
@@ -243,7 +273,10 @@ fn vmm_user() -> u32 {
 }
 
 /// The cores this process may use.
-fn available_cores() -> Result<Vec<u32>, NodeError> {
+///
+/// # Errors
+/// [`NodeError`] when the host does not say.
+pub fn available_cores() -> Result<Vec<u32>, NodeError> {
     let set = rustix::thread::sched_getaffinity(None)
         .map_err(|error| NodeError(format!("the host does not say which cores there are: {error}")))?;
     let cores = 0..u32::try_from(rustix::thread::CpuSet::MAX_CPU).unwrap_or(0);

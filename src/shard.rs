@@ -14,8 +14,9 @@
 
 mod catalog;
 mod clients;
+mod wire;
+mod neighbour;
 mod logging;
-mod pulse;
 mod vms;
 mod engine;
 mod guest;
@@ -39,20 +40,27 @@ use crate::keeper::{Keeper, News};
 use crate::librarian::{Librarian, Report};
 use crate::link::Scratch;
 use crate::log::Relay;
-use crate::pool::index::Publisher;
+use crate::passage::End;
+use crate::pool::index::{self, Publisher};
 use crate::pool::{Blame, Event, Pool};
-use crate::signal::Signal;
+use crate::signal::{Signal, step_aside};
 use crate::socket::Connection;
 use crate::wait::Bell;
 
 use clients::Clients;
 use engine::{Engine, Parts};
-use pulse::Pulse;
+use neighbour::Neighbour;
 
 /// Longest sleep: a bound on what a lost wake-up could cost.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
+/// How often a polling shard lets its other tasks run: bounds what polling costs log delivery and
+/// connections, at a few system calls each time.
+const YIELD_NANOS: Nanos = 250_000;
 /// Sleep while a client does not read what waits for it.
 const SLEEP_WITH_OUTPUT: Duration = Duration::from_millis(1);
+/// The runtime never sleeps longer than this: should it ever sleep over ready tasks (see
+/// `PREEMPT_INTERVAL` in [`crate::node`]), this bounds what that costs.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long delivery of logs may take once the node was told to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -62,6 +70,10 @@ pub(crate) enum Letter {
     News(News),
     /// From the librarian.
     Report(Report),
+    /// Another shard was asked for the node's status.
+    AskStatus { ticket: u64, from: u16 },
+    /// The part of it this one asked for.
+    StatusPart { ticket: u64, part: Box<Part> },
     /// A client.
     Client(UnixStream, Box<Connection>),
     /// Finish what runs, then end.
@@ -74,6 +86,11 @@ pub(crate) struct Setting {
     pub(crate) node_key: Arc<NodeKey>,
     /// Every shard's mailbox, in the order of their numbers.
     pub(crate) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    /// This shard as a client of each other one, by their numbers; none at its own.
+    pub(crate) neighbours: Vec<Option<End>>,
+    /// The others as clients of this one.
+    pub(crate) passages: Vec<End>,
+    pub(crate) index: index::Shared,
     pub(crate) keeper: Keeper,
     pub(crate) librarian: Arc<Librarian>,
     pub(crate) publisher: Publisher,
@@ -84,7 +101,7 @@ pub(crate) struct Setting {
     pub(crate) facts: Arc<NodeFacts>,
 }
 
-pub(crate) use status::NodeFacts;
+pub(crate) use status::{NodeFacts, Part, isolation_name};
 
 /// One shard; lives on its executor's thread.
 pub(crate) struct Shard {
@@ -105,6 +122,11 @@ impl Shard {
         let relay = Relay::new(limits, monotonic_nanos, seed, Rc::clone(&wake));
         let clients_max = setting.config.requests.connections_max as usize;
         let poll_nanos = setting.config.shard_poll_nanos();
+        let mut clients = Clients::new(clients_max, Rc::clone(&wake));
+        for end in setting.passages {
+            clients.adopt_passage(end, Connection::between_shards(&setting.config));
+        }
+        let neighbours = setting.neighbours.into_iter();
         let inbox = Arc::clone(&setting.inboxes[usize::from(setting.shard)]);
         let mut engine = Engine::new(Parts {
             config: setting.config,
@@ -119,13 +141,15 @@ impl Shard {
             wake: Rc::clone(&wake),
             facts: setting.facts,
             inboxes: setting.inboxes,
+            index: setting.index,
+            neighbours: neighbours.map(|end| end.map(Neighbour::new)).collect(),
         });
         for function in setting.functions {
             engine.catalog.put(function);
         }
         Self {
             engine,
-            clients: Clients::new(clients_max, Rc::clone(&wake)),
+            clients,
             scratch: Scratch::new(),
             inbox,
             wake,
@@ -145,8 +169,13 @@ impl Shard {
                 wake.raise();
             }
         });
-        let pulse = Pulse::start();
+        let heart = glommio::spawn_local(async {
+            loop {
+                glommio::timer::sleep(HEARTBEAT).await;
+            }
+        });
         let mut busy_nanos = monotonic_nanos();
+        let mut yielded_nanos = busy_nanos;
         self.engine.drive(Event::Tick, busy_nanos, None);
         loop {
             let now = monotonic_nanos();
@@ -159,13 +188,15 @@ impl Shard {
             if now.saturating_sub(busy_nanos) > self.poll_nanos && !self.engine.is_placing() {
                 self.park(now).await;
                 busy_nanos = monotonic_nanos();
-            } else {
-                glommio::yield_if_needed().await;
+                yielded_nanos = busy_nanos;
+            } else if now.saturating_sub(yielded_nanos) > YIELD_NANOS {
+                step_aside().await;
+                yielded_nanos = monotonic_nanos();
             }
         }
         self.engine.relay.drain(DRAIN_LIMIT).await;
         listener.cancel().await;
-        pulse.stop().await;
+        heart.cancel().await;
         Ok(())
     }
 
@@ -179,6 +210,7 @@ impl Shard {
         }
         moved |= engine.serve_clients(clients, now);
         moved |= engine.serve_vms(clients, scratch, now);
+        moved |= engine.serve_neighbours(clients);
         if engine.pool.next_wake().is_some_and(|wake| wake <= now) {
             engine.drive(Event::Tick, now, None);
             moved = true;
@@ -195,7 +227,8 @@ impl Shard {
     }
 
     fn has_unsent(&self) -> bool {
-        self.clients.has_output() || self.engine.has_held()
+        let engine = &self.engine;
+        self.clients.has_output() || engine.has_held() || !engine.forwarded.is_empty()
     }
 
     /// Sleeps until somebody rings or time has come. Nobody is missed: those who might ring are
@@ -203,12 +236,15 @@ impl Shard {
     async fn park(&mut self, now: Nanos) {
         self.inbox.set_asleep(true);
         self.clients.listen_to_all();
-        let mut is_quiet = self.inbox.is_empty();
+        let mut is_quiet = self.inbox.is_empty() && !self.clients.has_incoming();
+        let mut neighbours = self.engine.neighbours.iter().flatten();
+        is_quiet &= !neighbours.any(Neighbour::has_incoming);
         for vm in self.engine.vms.iter_mut() {
             vm.link.set_sleeping(true);
             is_quiet &= vm.side.is_faulty || vm.link.is_quiet();
         }
         if is_quiet {
+            self.engine.metrics.sleeps += 1;
             let sleep = self.sleep_limit(now);
             or(self.wake.wait(), async {
                 glommio::timer::sleep(sleep).await;
@@ -273,6 +309,8 @@ impl Engine {
                     eprintln!("pilotlight: a client was turned away: {error}");
                 }
             }
+            Letter::AskStatus { ticket, from } => self.send_part(ticket, from),
+            Letter::StatusPart { ticket, part } => self.take_part(ticket, *part, clients),
             Letter::Stop => self.drive(Event::Stop, now, None),
         }
     }
@@ -286,10 +324,10 @@ impl Engine {
 
     /// Whose fault the end of a VM is: what its VMM said last, else nobody could say.
     fn blame_of(&mut self, id: VmId, ending: &str) -> Blame {
-        let Some(vm) = self.vms.find(id) else { return Blame::Host };
-        if vm.side.is_retired {
+        if self.pool.is_leaving(id) {
             return Blame::Nobody;
         }
+        let Some(vm) = self.vms.find(id) else { return Blame::Host };
         let (is_guest, reason) = vm.side.cell.last_words();
         eprintln!("pilotlight: {id} ended: {reason} ({ending})");
         if is_guest { Blame::Guest } else { Blame::Host }

@@ -10,9 +10,11 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
 
 use abi::frame::code::{self, DIGEST_BYTES, Window};
 use abi::frame::invoke::{self, Acquire, Assign};
+use abi::frame::stream::Address;
 use abi::frame::{Header, outcome};
 use abi::layout::region;
 use abi::ring::Memory;
@@ -316,6 +318,15 @@ fn assignment(assign: &Assign<'_>) -> Assignment {
             entry("PILOTLIGHT_LOG_PROTOCOL", assign.protocol),
             entry("PILOTLIGHT_LOG_CREDENTIALS", "/run/credentials/logging"),
         ],
+        address: assign.address.parse().ok().map(on_ring),
         credentials: credentials.ok().map(Rc::new),
     }
+}
+
+fn on_ring(address: SocketAddr) -> Address {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    Address { ip: ip.octets(), port: address.port() }
 }

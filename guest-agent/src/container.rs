@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 
 use abi::frame::invoke::{Acquire, Contract};
 use abi::frame::outcome::{self, Outcome, Status};
+use abi::frame::stream::Address;
 use abi::frame::{FLAG_MORE, Header, log};
 use abi::layout::region;
 use abi::wire::Writer;
@@ -57,6 +58,8 @@ pub type Package = Result<Rc<Image>, &'static str>;
 pub struct Assignment {
     /// `NAME=VALUE` entries.
     pub environment: Vec<Vec<u8>>,
+    /// Where it is: connections there always leave the VM.
+    pub address: Option<Address>,
     /// Files of `/run/credentials/logging`.
     pub credentials: Option<Rc<Image>>,
 }
@@ -296,11 +299,13 @@ impl Container {
         let entered = view.change_directory(None, tree::PACKAGE);
         entered.map_err(|_| "the root image has no place for it".to_string())?;
         let path = [tree::PACKAGE, b"/", &self.settings.entry].concat();
+        let service = shared.assignment.address;
+        let network = Network::new(self.number, &shared.connections, &account, service);
         processes.start(Start {
             container: self.number,
             view,
             account,
-            network: Network::new(self.number, &shared.connections),
+            network,
             path,
             arguments: self.settings.arguments.clone(),
             environment: self.environment(shared, invoke),

@@ -12,10 +12,10 @@
 pub mod epoll;
 pub mod descriptors;
 pub mod event_counter;
+pub mod timer;
 pub mod pipe;
 pub mod device;
 pub mod byte_queue;
-pub mod notifier;
 pub mod flags;
 pub mod stat;
 
@@ -24,16 +24,20 @@ use alloc::vec::Vec;
 use core::any::Any;
 use core::cell::Cell;
 
+use machine::frame::Frame;
+
 use crate::errno::Errno;
 use crate::memory::transfer::{Sink, Source};
 use crate::world::ObjectId;
 
+pub use crate::world::Notifier;
+
 pub use descriptors::Descriptors;
 pub use epoll::Epoll;
 pub use event_counter::eventfd;
-pub use notifier::Notifier;
 pub use pipe::pipe;
 pub use stat::Stat;
+pub use timer::Timer;
 
 use flags::ready;
 
@@ -147,6 +151,14 @@ pub trait Object: Any {
     /// # Errors
     /// [`Errno::NODEV`] when the file cannot be mapped.
     fn map_page(&self, _offset: u64) -> Result<FilePage, Errno> {
+        Err(Errno::NODEV)
+    }
+
+    /// A share of the file's own page at `offset`, to be mapped so that stores reach the file.
+    ///
+    /// # Errors
+    /// [`Errno::NODEV`] when the file has no pages that could change, [`Errno::NOSPC`].
+    fn share_page(&self, _offset: u64) -> Result<Frame, Errno> {
         Err(Errno::NODEV)
     }
 
@@ -371,6 +383,14 @@ impl OpenFile {
     /// [`Errno::NODEV`] when the file cannot be mapped.
     pub fn map_page(&self, offset: u64) -> Result<FilePage, Errno> {
         self.object.map_page(offset)
+    }
+
+    /// A share of the file's own page at `offset`, to be mapped so that stores reach the file.
+    ///
+    /// # Errors
+    /// [`Errno::NODEV`] when the file has no pages that could change, [`Errno::NOSPC`].
+    pub fn share_page(&self, offset: u64) -> Result<Frame, Errno> {
+        self.object.share_page(offset)
     }
 
     /// What `/proc/self/fd` shows for it.

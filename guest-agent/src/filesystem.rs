@@ -17,6 +17,7 @@ pub mod walk;
 pub mod processes;
 pub mod tree;
 pub mod inode;
+pub mod lock;
 pub mod content;
 pub mod tar;
 pub mod image;
@@ -31,6 +32,8 @@ use crate::file::Descriptors;
 pub const PATH_BYTES_MAX: usize = 4096;
 /// Bytes of a name (`NAME_MAX`).
 pub const NAME_BYTES_MAX: usize = 255;
+/// Device number of `/proc`; the tree's is 1.
+pub const PROC_DEVICE: u64 = 2;
 /// Symbolic links followed in one path, as Linux.
 pub const LINKS_FOLLOWED_MAX: usize = 40;
 

@@ -96,6 +96,7 @@ impl Kernel {
         self.processes.set_vm(self.region.load_u64(region::VM));
         self.region.store_u64(region::DEADLINE, NEVER);
         self.armed_nanos = NEVER;
+        machine::boot::touch();
         self.agent.attach();
         self.busy_nanos = monotonic_nanos();
     }

@@ -15,6 +15,7 @@ pub mod fault;
 pub mod transfer;
 
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 
 use abi::layout::{PAGE_BYTES, USER_END};
 use machine::frame::Frame;
@@ -118,6 +119,12 @@ impl Memory {
         self.areas.is_free(range)
     }
 
+    /// Whether all of `range` is mapped.
+    #[must_use]
+    pub fn is_used(&self, range: Range) -> bool {
+        self.areas.is_covered(range)
+    }
+
     /// Makes `range` an area of its own, without pages; what was there is unmapped.
     ///
     /// # Errors
@@ -137,6 +144,13 @@ impl Memory {
         self.areas.remove(range);
     }
 
+    /// `MADV_DONTNEED`: lets go of the pages in `range` that are the process' own.
+    pub fn forget(&mut self, range: Range) {
+        let parts: Vec<_> = self.areas.within(range).collect();
+        let own = parts.into_iter().filter(|(_, area)| area.kind.is_filled());
+        own.for_each(|(part, _)| self.discard(part));
+    }
+
     /// Lets go of the pages in `range`; the areas stay and read as zeros again.
     pub fn discard(&mut self, range: Range) {
         let mut at = range.start;
@@ -149,7 +163,8 @@ impl Memory {
     /// Changes what may be done with `range`, all of which has to be in use.
     ///
     /// # Errors
-    /// [`Errno::NOMEM`] when part of it is not; nothing is changed then.
+    /// [`Errno::NOMEM`] when part of it is not, [`Errno::ACCES`] when part is of a file that may
+    /// not be written; nothing is changed then.
     pub fn protect(&mut self, range: Range, access: Access) -> Result<(), Errno> {
         if !self.areas.is_covered(range) || self.areas.count() + 2 > AREAS_MAX {
             return Err(Errno::NOMEM);
@@ -157,8 +172,13 @@ impl Memory {
         if self.areas.within(range).all(|(_, area)| area.access == access) {
             return Ok(());
         }
+        let is_refused = |area: Area| access.is_writable && area.kind == Kind::SharedReadOnly;
+        if self.areas.within(range).any(|(_, area)| is_refused(area)) {
+            return Err(Errno::ACCES);
+        }
         self.areas.change(range, |area| area.access = access);
-        self.reprotect(range, access);
+        let parts: Vec<_> = self.areas.within(range).collect();
+        parts.into_iter().for_each(|(part, area)| self.reprotect(part, area));
         Ok(())
     }
 
@@ -199,12 +219,12 @@ impl Memory {
     ///
     /// # Errors
     /// [`Errno::NOMEM`] when a page table cannot be made; the pages not yet moved stay then.
-    pub fn move_pages(&mut self, from: Range, to: u64, access: Access) -> Result<(), Errno> {
+    pub fn move_pages(&mut self, from: Range, to: u64, area: Area) -> Result<(), Errno> {
         let mut at = from.start;
         while let Some(page) = self.space.next_mapped(at, from.end) {
             at = page + PAGE_BYTES;
             let Some((view, _)) = self.space.lookup(page) else { continue };
-            let protection = protection_of(view, access);
+            let protection = protection_of(view, area);
             let Some(backing) = self.space.unmap(page) else { continue };
             let target = to + (page - from.start);
             self.space.map(target, backing, protection).map_err(|_| Errno::NOMEM)?;
@@ -222,8 +242,9 @@ impl Memory {
         backing: Backing,
         access: Access,
     ) -> Result<(), Errno> {
+        let is_shared = self.areas.find(page).is_some_and(|(_, area)| area.kind.is_shared());
         let (is_frame, is_own) = match &backing {
-            Backing::Frame(frame) => (true, frame.share_count() == 1),
+            Backing::Frame(frame) => (true, frame.share_count() == 1 || is_shared),
             Backing::Window(_) | Backing::Clock => (false, false),
         };
         if is_frame {
@@ -258,12 +279,12 @@ impl Memory {
         }
     }
 
-    fn reprotect(&mut self, range: Range, access: Access) {
+    fn reprotect(&mut self, range: Range, area: Area) {
         let mut at = range.start;
         while let Some(page) = self.space.next_mapped(at, range.end) {
             at = page + PAGE_BYTES;
             if let Some((view, old)) = self.space.lookup(page) {
-                let new = protection_of(view, access);
+                let new = protection_of(view, area);
                 if new != old {
                     self.space.protect(page, new);
                 }
@@ -288,12 +309,16 @@ impl Drop for Memory {
 }
 
 /// How a page is mapped: pages that others share or that are not RAM of the process are never
-/// writable; a store copies them first.
-fn protection_of(view: View, access: Access) -> Protection {
+/// writable, but a file's that are shared on purpose; a store copies them first.
+fn protection_of(view: View, area: Area) -> Protection {
+    let access = area.access;
     if access.is_none() {
         return Protection::NONE;
     }
-    let is_own = matches!(view, View::Frame { share_count: 1, .. });
+    let is_own = match view {
+        View::Frame { share_count, .. } => share_count == 1 || area.kind.is_shared(),
+        View::Window(_) | View::Clock => false,
+    };
     Protection::readable(access.is_writable && is_own, access.is_executable)
 }
 

@@ -16,6 +16,8 @@ pub mod call;
 pub mod scheduler;
 pub mod end;
 pub mod stack;
+pub mod timer;
+mod robust;
 pub mod task;
 
 use alloc::rc::Rc;
@@ -31,6 +33,7 @@ pub use call::{Answer, Call};
 pub use end::{Ending, Notice, Usage};
 pub use table::{Effect, Processes, Start, System};
 pub use task::Task;
+pub use timer::{Schedule, Timers};
 
 pub use crate::identity::{ProcessId, TaskId};
 
@@ -78,12 +81,14 @@ pub struct Process {
     pub executable: Vec<u8>,
     /// Its arguments, a NUL behind each.
     pub command_line: Vec<u8>,
-    /// Time its tasks have run since the invoke began.
+    /// Time its tasks have run, less the present turn.
     pub run_nanos: u64,
-    /// When `alarm` or `setitimer` sends SIGALRM next; `u64::MAX` never.
-    pub alarm_nanos: u64,
-    /// How often it repeats; 0 for once.
-    pub alarm_interval_nanos: u64,
+    /// What `run_nanos` was when the invoke began.
+    pub run_nanos_before: u64,
+    /// When `alarm` or `setitimer` sends SIGALRM.
+    pub alarm: Schedule,
+    /// What `timer_create` made.
+    pub timers: Timers,
     /// The last fault looked like a stack that was too small.
     pub has_overflowed: bool,
     /// System calls it missed.

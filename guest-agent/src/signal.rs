@@ -154,6 +154,12 @@ impl SignalSet {
         Self(self.0 | other.0)
     }
 
+    /// The signals in both sets.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// This set without the other's signals.
     #[must_use]
     pub const fn difference(self, other: Self) -> Self {
@@ -269,6 +275,8 @@ impl Actions {
 
 /// `SI_USER`: sent by `kill`.
 pub const CODE_USER: i32 = 0;
+/// `SI_TIMER`.
+pub const CODE_TIMER: i32 = -2;
 /// `SI_KERNEL`.
 pub const CODE_KERNEL: i32 = 0x80;
 /// `SI_TKILL`: sent by `tkill` or `tgkill`.
@@ -283,6 +291,8 @@ pub struct Information {
     pub code: i32,
     /// For a fault the address; else the sender's process in the low half.
     pub value: u64,
+    /// What the sender gave along (`si_value`).
+    pub data: u64,
 }
 
 impl Information {
@@ -296,15 +306,21 @@ impl Information {
         bytes[0..4].copy_from_slice(&self.signal.number().to_le_bytes());
         bytes[8..12].copy_from_slice(&self.code.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.value.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.data.to_le_bytes());
         bytes
     }
 }
 
-/// Signals sent to a task or a process that have not reached it.
+/// First signal that is queued as often as it is sent.
+const QUEUED_FIRST: u32 = 32;
+/// Most signals that are queued.
+const QUEUED_MAX: usize = 256;
+
+/// Signals sent to a task or a process that have not reached it, in the order they came.
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
     set: SignalSet,
-    /// At most one per signal.
+    /// At most one per signal below `QUEUED_FIRST`.
     information: Vec<Information>,
 }
 
@@ -315,9 +331,12 @@ impl Pending {
         self.set
     }
 
-    /// Adds a signal; one that is pending already stays as it is.
+    /// Adds a signal; an ordinary one that is pending already stays as it is.
     pub fn add(&mut self, information: Information) {
-        if !self.set.contains(information.signal) {
+        let is_pending = self.set.contains(information.signal);
+        let is_queued =
+            information.signal.number() >= QUEUED_FIRST && self.information.len() < QUEUED_MAX;
+        if !is_pending || is_queued {
             self.set = self.set.with(information.signal);
             self.information.push(information);
         }
@@ -326,9 +345,12 @@ impl Pending {
     /// Takes the lowest signal that is not blocked.
     pub fn take(&mut self, blocked: SignalSet) -> Option<Information> {
         let signal = self.set.difference(blocked).lowest()?;
-        self.set = self.set.without(signal);
         let position = self.information.iter().position(|entry| entry.signal == signal)?;
-        Some(self.information.swap_remove(position))
+        let taken = self.information.remove(position);
+        if !self.information.iter().any(|entry| entry.signal == signal) {
+            self.set = self.set.without(signal);
+        }
+        Some(taken)
     }
 
     /// Forgets `signal`.
@@ -423,7 +445,24 @@ mod tests {
     use super::*;
 
     fn from(signal: Signal, value: u64) -> Information {
-        Information { signal, code: CODE_USER, value }
+        Information { signal, code: CODE_USER, value, data: 0 }
+    }
+
+    #[test]
+    fn real_time_signals_are_queued_and_others_are_not() {
+        let real_time = Signal::from_number(40).unwrap();
+        let mut pending = Pending::default();
+        for entry in [from(real_time, 1), from(Signal::INT, 2), from(real_time, 3)] {
+            pending.add(entry);
+            pending.add(from(Signal::INT, 4));
+        }
+        let mut taken = core::iter::from_fn(|| pending.take(SignalSet::EMPTY));
+        assert_eq!(taken.next(), Some(from(Signal::INT, 4)));
+        assert_eq!(taken.next(), Some(from(real_time, 1)));
+        assert_eq!(taken.next(), Some(from(real_time, 3)));
+        assert_eq!(taken.next(), None);
+        (0..1000).for_each(|value| pending.add(from(real_time, value)));
+        assert_eq!(pending.information.len(), QUEUED_MAX);
     }
 
     #[test]

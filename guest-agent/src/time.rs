@@ -17,6 +17,8 @@ pub enum Clock {
     Monotonic,
     /// Time the process has run.
     Process,
+    /// Time the thread has run.
+    Thread,
 }
 
 impl Clock {
@@ -31,7 +33,8 @@ impl Clock {
             // MONOTONIC, _RAW, _COARSE, BOOTTIME, BOOTTIME_ALARM.
             1 | 4 | 6 | 7 | 9 => Ok(Self::Monotonic),
             // PROCESS_CPUTIME_ID, THREAD_CPUTIME_ID.
-            2 | 3 => Ok(Self::Process),
+            2 => Ok(Self::Process),
+            3 => Ok(Self::Thread),
             _ => Err(Errno::INVAL),
         }
     }

@@ -5,11 +5,18 @@
 //! event; the scheduler drains the queue and lets each task that waits on it look again. Raising
 //! allocates nothing once the queue has its room, and may be done from `Drop`.
 
-use alloc::rc::Rc;
+mod alarm;
+mod notifier;
+
+use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use crate::entropy::Entropy;
+use crate::time::NEVER;
+
+pub use alarm::Alarm;
+pub use notifier::Notifier;
 
 /// Names one [`Event`] for as long as the VM lives; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +34,7 @@ impl ObjectId {
 struct Shared {
     next: Cell<u64>,
     raised: RefCell<Vec<ObjectId>>,
+    alarms: RefCell<Vec<Weak<Alarm>>>,
     entropy: RefCell<Entropy>,
 }
 
@@ -51,6 +59,7 @@ impl World {
         Self(Rc::new(Shared {
             next: Cell::new(1),
             raised: RefCell::new(Vec::with_capacity(RAISED_ROOM)),
+            alarms: RefCell::new(Vec::new()),
             entropy: RefCell::new(Entropy::unseeded()),
         }))
     }
@@ -72,6 +81,30 @@ impl World {
     /// Fills `bytes` with unpredictable ones.
     pub fn random(&self, bytes: &mut [u8]) {
         self.0.entropy.borrow_mut().fill(bytes);
+    }
+
+    /// An alarm that is not set; the world forgets it when its last owner does.
+    #[must_use]
+    pub fn alarm(&self) -> Rc<Alarm> {
+        let alarm = Rc::new(Alarm::new(Notifier::new(self)));
+        let mut alarms = self.0.alarms.borrow_mut();
+        alarms.retain(|alarm| alarm.strong_count() > 0);
+        alarms.push(Rc::downgrade(&alarm));
+        alarm
+    }
+
+    /// When the next alarm rings.
+    #[must_use]
+    pub fn next_alarm(&self) -> u64 {
+        let alarms = self.0.alarms.borrow();
+        let times = alarms.iter().filter_map(Weak::upgrade).map(|alarm| alarm.setting().0);
+        times.min().unwrap_or(NEVER)
+    }
+
+    /// Lets every alarm ring whose time has come.
+    pub fn ring_alarms(&self, now_nanos: u64) {
+        let alarms = self.0.alarms.borrow();
+        alarms.iter().filter_map(Weak::upgrade).for_each(|alarm| alarm.catch_up(now_nanos));
     }
 
     /// Takes one raised event off the queue; the order is of no meaning.

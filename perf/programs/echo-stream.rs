@@ -1,10 +1,14 @@
 //! Contract `stream`: reads requests framed by their length (u32, little-endian) on standard
 //! input and answers each with the same bytes, framed alike. Ends when its input does.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 
 fn main() -> io::Result<()> {
-    let (mut requests, mut responses) = (io::stdin().lock(), io::stdout().lock());
+    let mut requests = io::stdin().lock();
+    // Standard output cuts what it writes behind the last line end; a response is one write.
+    let mut responses = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let mut frame = vec![0; 4];
     loop {
         match requests.read_exact(&mut frame[..4]) {
@@ -15,6 +19,5 @@ fn main() -> io::Result<()> {
         frame.resize(4 + length, 0);
         requests.read_exact(&mut frame[4..])?;
         responses.write_all(&frame)?;
-        responses.flush()?;
     }
 }

@@ -1,2 +1,17 @@
-//! Measures: load, latency histograms, and the peers a figure is held against. Knows no node: what
-//! is measured comes as a closure.
+//! Measures: latency histograms, closed-loop timing, and the peers a figure is held against. Knows
+//! no node: what is measured comes as a closure.
+//!
+//! ```text
+//!   closure ─► timed ─► Latencies ─► Summary        one client, the next request after the answer
+//!   Echo, Spawn ─► timed ─► Latencies ─► Baseline   in the same run, in turn with the closure
+//! ```
+
+mod latency;
+mod machine;
+mod peer;
+mod placement;
+
+pub use latency::{Baseline, Deadline, Latencies, Summary, timed};
+pub use machine::Machine;
+pub use peer::{Echo, EchoKind, Spawn};
+pub use placement::{cores, pin};

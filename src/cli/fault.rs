@@ -1,22 +1,37 @@
-//! How a command fails: one line that says what to do, and an exit status.
+//! How a command fails: one line that says what to do, a stable code, and an exit status.
 
+use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
+
+use pilotlight::client::ClientError;
+use serde_json::json;
+
+use super::report::Report;
 
 /// A command's failure; its text says what to do.
 #[derive(Debug)]
 pub(crate) struct Fault {
     message: String,
+    code: String,
     status: u8,
+    report: Report,
 }
 
 /// What a command ends with when nothing more exact is known.
 const STATUS: u8 = 1;
+/// Code of failures on this side of the socket.
+const CODE: &str = "failed";
 
 impl Fault {
     /// A failure with the exit status of most of them.
     pub(crate) fn new(message: impl fmt::Display) -> Self {
-        Self { message: message.to_string(), status: STATUS }
+        Self {
+            message: message.to_string(),
+            code: CODE.to_owned(),
+            status: STATUS,
+            report: Report::default(),
+        }
     }
 
     /// The same failure with another exit status.
@@ -24,15 +39,39 @@ impl Fault {
         Self { status, ..self }
     }
 
+    /// The same failure, told the way the command reports.
+    pub(crate) fn told(self, report: Report) -> Self {
+        Self { report, ..self }
+    }
+
+    /// Its stable code: the node's or the client's, as in `docs/protocol.md`, else `failed`.
+    pub(crate) fn code(&self) -> &str {
+        &self.code
+    }
+
     /// Prints the failure and returns the exit status.
     pub(crate) fn report(&self) -> ExitCode {
+        if self.report.json {
+            // Whoever reads JSON from standard output finds the failure there too. If that is
+            // closed, the line below is what is left.
+            let error = json!({ "code": self.code, "message": self.message });
+            drop(self.report.object(&json!({ "error": error })));
+        }
         eprintln!("pilotlight: {}", self.message);
         ExitCode::from(self.status)
     }
 }
 
-impl<E: std::error::Error> From<E> for Fault {
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl<E: Error + 'static> From<E> for Fault {
     fn from(error: E) -> Self {
-        Self::new(error)
+        let any: &(dyn Error + 'static) = &error;
+        let code = any.downcast_ref::<ClientError>().map_or(CODE, ClientError::code).to_owned();
+        Self { code, ..Self::new(error) }
     }
 }

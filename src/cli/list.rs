@@ -1,15 +1,55 @@
-//! (in progress)
+//! `pilotlight list`: what a user has deployed.
 
 use std::process::ExitCode;
 
-use super::fault::Fault;
+use pilotlight::invoke::Function;
+use serde_json::json;
 
-/// (in progress)
+use super::fault::Fault;
+use super::report::{self, Report};
+use super::target::Target;
+
+/// List a user's functions
 #[derive(Debug, clap::Args)]
-pub(crate) struct List {}
+pub(crate) struct List {
+    /// Whose [default: your login]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    user: String,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    report: Report,
+}
 
 impl List {
     pub(crate) fn run(self) -> Result<ExitCode, Fault> {
-        Err(Fault::new("not built yet").with_status(125))
+        self.list().map_err(|fault| fault.told(self.report))
     }
+
+    fn list(&self) -> Result<ExitCode, Fault> {
+        let mut client = self.target.connect()?;
+        let functions = client.list(&self.user)?;
+        let user = if self.user.is_empty() { client.login() } else { &self.user };
+        self.report.print(&json!({ "functions": functions }), || text(user, &functions))
+    }
+}
+
+fn text(user: &str, functions: &[Function]) -> String {
+    if functions.is_empty() {
+        return format!("{user} has no functions; `pilotlight deploy NAME --program PATH` adds one\n");
+    }
+    let rows: Vec<_> = functions
+        .iter()
+        .map(|function| {
+            [
+                function.name.to_string(),
+                function.contract.to_string(),
+                format!("{} MiB", function.memory_mib),
+                humantime::format_duration(function.timeout()).to_string(),
+                report::bytes(function.package_bytes),
+                function.arguments.join(" "),
+            ]
+        })
+        .collect();
+    report::table(["NAME", "CONTRACT", "MEMORY", "TIMEOUT", "SIZE", "ARGUMENTS"], &rows)
 }

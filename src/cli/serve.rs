@@ -1,15 +1,99 @@
-//! (in progress)
+//! `pilotlight serve`: a node in the foreground, until a signal ends it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::fault::Fault;
+use pilotlight::{Config, Flavour, Node};
+use serde_json::json;
+use signal_hook::consts::signal::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
-/// (in progress)
+use super::fault::Fault;
+use super::report::{self, Report};
+
+/// Run a node in the foreground
+///
+/// Prints one line when it is ready. SIGTERM or SIGINT (Ctrl-C) lets running invokes finish,
+/// delivers their logs, and stops; a second one ends everything at once.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Serve {}
+pub(crate) struct Serve {
+    /// Configuration (TOML); every key has a default
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of the code store [default: ~/.local/state/pilotlight, as root /var/lib/pilotlight]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Socket to listen at [default: $XDG_RUNTIME_DIR/pilotlight/node.sock, as root
+    /// /run/pilotlight/node.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    report: Report,
+}
+
+/// What a node that was ended by a second signal leaves with: 128 and SIGINT's number.
+const ENDED_AT_ONCE: i32 = 130;
 
 impl Serve {
     pub(crate) fn run(self) -> Result<ExitCode, Fault> {
-        Err(Fault::new("not built yet").with_status(125))
+        self.serve().map_err(|fault| fault.told(self.report))
+    }
+
+    fn serve(&self) -> Result<ExitCode, Fault> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
+        if let Some(state) = &self.state {
+            config.paths.state.clone_from(state);
+        }
+        let socket = self.socket.clone().unwrap_or_else(|| config.paths.socket.clone());
+        // From here on a signal waits until the node is up, so that it always stops in order.
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let mut node = Node::start(config)?;
+        node.listen(&socket)?;
+        self.ready(&node, &socket)?;
+        signals.forever().next();
+        let ending = socket.clone();
+        std::thread::spawn(move || {
+            signals.forever().next();
+            // VMMs die with their parent; a path has to be taken away.
+            drop(std::fs::remove_file(ending));
+            std::process::exit(ENDED_AT_ONCE);
+        });
+        node.stop();
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn ready(&self, node: &Node, socket: &std::path::Path) -> Result<(), Fault> {
+        if let Some(warning) = node.warning() {
+            eprintln!("pilotlight: warning: {warning}");
+        }
+        let flavour = flavour_words(node.flavour());
+        if self.report.json {
+            let ready = json!({
+                "socket": socket,
+                "flavour": flavour.0,
+                "isolation": node.isolation(),
+                "warnings": node.warning().into_iter().collect::<Vec<_>>(),
+                "pid": std::process::id(),
+            });
+            return Ok(report::write(format!("{ready}\n").as_bytes())?);
+        }
+        let line = format!(
+            "ready at {} ({}, isolation {})\n",
+            socket.display(),
+            flavour.1,
+            node.isolation()
+        );
+        Ok(report::write(line.as_bytes())?)
+    }
+}
+
+/// A flavour's stable name, and how people say it.
+pub(crate) fn flavour_words(flavour: Flavour) -> (&'static str, &'static str) {
+    match flavour {
+        Flavour::Stock => ("stock", "stock KVM"),
+        Flavour::Pvm => ("pvm", "KVM of the PVM kind"),
     }
 }

@@ -18,13 +18,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use abi::frame::stream::{self, Address, WINDOW_BYTES};
-use futures_lite::future::{or, yield_now};
+use futures_lite::future::or;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite};
 use glommio::net::TcpStream;
 use glommio::timer::sleep;
 
 use super::{Fault, Shared};
-use crate::signal::Signal;
+use crate::signal::{Signal, step_aside};
 
 /// Credit is given back in lots of this, or whenever nothing is left to send.
 const CREDIT_LOT_BYTES: u32 = WINDOW_BYTES / 4;
@@ -258,7 +258,7 @@ async fn connect_and_move(state: &State, address: SocketAddr) -> io::Result<()> 
     let mut pump = Pump { stream, has_remote_ended: false, is_shut: false };
     loop {
         // Busy connections take turns with everything else of this core.
-        yield_now().await;
+        step_aside().await;
         if state.inner.borrow().is_closed {
             return pump.linger(state, Duration::from_nanos(limits.linger_nanos)).await;
         }
@@ -343,7 +343,7 @@ impl Pump {
             let mut rest = [0; 512];
             while !self.has_remote_ended {
                 self.has_remote_ended = self.stream.read(&mut rest).await? == 0;
-                yield_now().await;
+                step_aside().await;
             }
             Ok(())
         };

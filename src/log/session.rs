@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_lite::future::{or, yield_now};
+use futures_lite::future::or;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use futures_rustls::client::TlsStream;
 use glommio::net::TcpStream;
@@ -23,6 +23,7 @@ use glommio::timer::sleep;
 use super::Limits;
 use super::account::Reason;
 use super::delivery::{Failure, Queue};
+use crate::signal::step_aside;
 
 /// Messages are gathered up to this before they are written.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -135,7 +136,7 @@ impl Session {
     pub(super) async fn serve(&mut self, queue: &Queue) -> Result<(), Failure> {
         loop {
             // A service that talks without end must not keep the executor.
-            yield_now().await;
+            step_aside().await;
             // One moment for both: a batch that came due in between would look like a stall.
             let now = (self.clock)();
             self.confirm(queue, now);
@@ -226,7 +227,7 @@ impl Session {
             let closed = self.stream.close().await;
             let mut rest = [0; 512];
             while self.stream.read(&mut rest).await.is_ok_and(|count| count > 0) {
-                yield_now().await;
+                step_aside().await;
             }
             closed
         };

@@ -28,6 +28,9 @@ use crossbeam::utils::CachePadded;
 const PROBES: usize = 8;
 const ROOM: u64 = 1;
 
+/// The index, as everybody holds it.
+pub type Shared = Arc<Index>;
+
 /// All shards' segments.
 #[derive(Debug)]
 pub struct Index {

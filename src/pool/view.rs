@@ -32,6 +32,43 @@ pub struct Census {
     pub spawn_failures: u32,
 }
 
+impl std::ops::AddAssign for Census {
+    fn add_assign(&mut self, other: Self) {
+        self.starting += other.starting;
+        self.warm += other.warm;
+        self.assigned += other.assigned;
+        self.invoking += other.invoking;
+        self.leaving += other.leaving;
+        self.containers += other.containers;
+        self.packages += other.packages;
+        self.running += other.running;
+        self.waiting += other.waiting;
+        self.spawn_failures += other.spawn_failures;
+    }
+}
+
+/// One VM as the pools see it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Sketch {
+    /// Its name.
+    pub vm: String,
+    /// `starting`, `warm`, `assigned` (idle), `invoking` or `leaving`.
+    pub state: &'static str,
+    /// Beginning of the digest of the user, logging service and credential it is assigned to; VMs
+    /// with the same are interchangeable. Says nothing to anyone without the node's key.
+    pub key: Option<String>,
+    /// Containers in it.
+    pub containers: u32,
+    /// Invokes in it.
+    pub running: u32,
+}
+
+impl Sketch {
+    fn of_nobody(vm: VmId, state: &'static str) -> Self {
+        Self { vm: vm.to_string(), state, key: None, containers: 0, running: 0 }
+    }
+}
+
 /// Where an invoke is that has no answer yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whereabouts {
@@ -89,6 +126,12 @@ impl Pool {
         Sight { key: self.active.state_of(key), has_warm: self.warming.warm_count() > 0 }
     }
 
+    /// Whether a VM was told to end.
+    #[must_use]
+    pub fn is_leaving(&self, vm: VmId) -> bool {
+        self.leaving.ids().any(|id| id == vm)
+    }
+
     /// The key a VM is assigned to.
     #[must_use]
     pub fn key_of(&self, vm: VmId) -> Option<ActiveKey> {
@@ -124,6 +167,25 @@ impl Pool {
             census.packages += length(lodger.interior().packages_count());
         }
         census
+    }
+
+    /// Every VM there is.
+    #[must_use]
+    pub fn sketches(&self) -> Vec<Sketch> {
+        let starting = self.warming.starting_ids().map(|vm| Sketch::of_nobody(vm, "starting"));
+        let warm = self.warming.warm_ids().map(|vm| Sketch::of_nobody(vm, "warm"));
+        let leaving = self.leaving.ids().map(|vm| Sketch::of_nobody(vm, "leaving"));
+        let active = self.active.lodgers().map(|lodger| Sketch {
+            vm: lodger.id().to_string(),
+            state: match lodger {
+                Lodger::Idle(_) => "assigned",
+                Lodger::Busy(_) => "invoking",
+            },
+            key: Some(format!("{:04x}", lodger.key().fingerprint() & 0xffff)),
+            containers: u32::try_from(lodger.interior().containers().len()).unwrap_or(u32::MAX),
+            running: lodger.running(),
+        });
+        starting.chain(warm).chain(active).chain(leaving).collect()
     }
 
     /// Checks every invariant that shows inside the pools: for simulations.

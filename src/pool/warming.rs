@@ -128,7 +128,15 @@ impl Warming {
 
     /// VMs of this room, for simulations.
     pub(super) fn ids(&self) -> impl Iterator<Item = VmId> {
-        self.starting.iter().map(Vm::id).chain(self.warm.iter().map(Vm::id))
+        self.starting_ids().chain(self.warm_ids())
+    }
+
+    pub(super) fn starting_ids(&self) -> impl Iterator<Item = VmId> {
+        self.starting.iter().map(Vm::id)
+    }
+
+    pub(super) fn warm_ids(&self) -> impl Iterator<Item = VmId> {
+        self.warm.iter().map(Vm::id)
     }
 }
 

@@ -1,20 +1,17 @@
-//! The clients of a shard: their sockets, received from and sent to without waiting.
+//! The clients of a shard: received from and sent to without waiting.
 //!
 //! A client that has not spoken for a while is *quiet*: its socket is no longer polled, and a
 //! task of its own waits until it is readable. A sleeping shard has only quiet clients.
 
-use std::cell::Cell;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
-
+use super::wire::{Socket, Wire};
 use crate::invoke::Nanos;
+use crate::passage::{End, Received};
 use crate::signal::Signal;
 use crate::socket::Connection;
-use crate::wait::Ear;
 
 /// A busy shard still polls a client this long after it last spoke.
 const QUIET_AFTER_NANOS: Nanos = 100_000_000;
@@ -30,21 +27,12 @@ impl ClientId {
     }
 }
 
-/// What a client's ear task shares with the shard.
-struct Hearing {
-    /// Tells the task to listen.
-    listen: Signal,
-    is_listening: Cell<bool>,
-}
-
 pub(super) struct Client {
     pub(super) id: ClientId,
     pub(super) connection: Connection,
     /// What holds for its requests that do not say otherwise.
     pub(super) logging: Option<Rc<super::logging::Logging>>,
-    stream: UnixStream,
-    hearing: Rc<Hearing>,
-    ear: Option<glommio::Task<()>>,
+    wire: Wire,
     last_spoke_nanos: Nanos,
     is_gone: bool,
 }
@@ -72,35 +60,25 @@ impl Clients {
         connection: Connection,
         now: Nanos,
     ) -> io::Result<()> {
-        if self.list.len() >= self.bound {
+        let processes = self.list.iter().filter(|client| !client.is_neighbour());
+        if processes.count() >= self.bound {
             return Err(io::Error::other("as many clients as requests.connections_max allows"));
         }
-        let ear = Ear::new(&stream)?;
-        let hearing =
-            Rc::new(Hearing { listen: Signal::default(), is_listening: Cell::new(false) });
-        let (shared, wake) = (Rc::clone(&hearing), Rc::clone(&self.wake));
-        let ear = glommio::spawn_local(async move {
-            loop {
-                shared.listen.wait().await;
-                ear.readable().await;
-                // Its receive sees what it is; until then it may complete again, for nothing.
-                shared.is_listening.set(false);
-                wake.raise();
-            }
-        });
+        let wire = Wire::Socket(Socket::new(stream, &self.wake)?);
+        self.add(wire, connection, now);
+        Ok(())
+    }
+
+    /// Takes another shard in as a client.
+    pub(super) fn adopt_passage(&mut self, end: End, connection: Connection) {
+        self.add(Wire::Passage(end), connection, 0);
+    }
+
+    fn add(&mut self, wire: Wire, connection: Connection, now: Nanos) {
         let id = ClientId(self.next_id);
         self.next_id += 1;
-        self.list.push(Client {
-            id,
-            connection,
-            logging: None,
-            stream,
-            hearing,
-            ear: Some(ear),
-            last_spoke_nanos: now,
-            is_gone: false,
-        });
-        Ok(())
+        let (logging, last_spoke_nanos, is_gone) = (None, now, false);
+        self.list.push(Client { id, connection, logging, wire, last_spoke_nanos, is_gone });
     }
 
     /// The client with this name, if it is still there.
@@ -130,76 +108,75 @@ impl Clients {
                 index += 1;
                 continue;
             }
-            let mut client = self.list.swap_remove(index);
+            let client = self.list.swap_remove(index);
             gone(&client);
-            if let Some(ear) = client.ear.take() {
-                // Its socket is closed when the task is dropped with its ear.
-                glommio::spawn_local(async move {
-                    ear.cancel().await;
-                })
-                .detach();
-            }
+            client.wire.close();
         }
         moved
     }
 
     /// Makes every client quiet, because the shard is about to sleep.
     pub(super) fn listen_to_all(&mut self) {
-        self.list.iter().for_each(Client::listen);
+        self.list.iter().for_each(|client| client.wire.listen());
     }
 
     /// Polls every client again, because the shard is awake.
     pub(super) fn poll_all(&mut self) {
-        self.list.iter().for_each(|client| client.hearing.is_listening.set(false));
+        self.list.iter().for_each(|client| client.wire.poll());
     }
 
     /// Whether something waits to be sent to a client that does not read.
     pub(super) fn has_output(&self) -> bool {
         self.list.iter().any(|client| !client.connection.pending_output().is_empty())
     }
+
+    /// Whether another shard said something that was not received yet.
+    pub(super) fn has_incoming(&self) -> bool {
+        self.list.iter().any(|client| client.wire.has_incoming())
+    }
 }
 
 impl Client {
+    /// Whether it is another shard.
+    pub(super) fn is_neighbour(&self) -> bool {
+        matches!(self.wire, Wire::Passage(_))
+    }
+
     /// Receives what is there; returns whether there was something.
     pub(super) fn receive(&mut self, now: Nanos) -> bool {
-        if self.is_gone || self.hearing.is_listening.get() {
+        if self.is_gone {
             return false;
         }
         let space = self.connection.receive_space();
         if space.is_empty() {
             return false;
         }
-        match rustix::net::recv(&self.stream, space, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => self.is_gone = true,
-            Ok((count, _)) => {
+        match self.wire.receive(space) {
+            Received::Bytes(count) => {
                 self.connection.received(count);
                 self.last_spoke_nanos = now;
-                return true;
+                true
             }
-            Err(Errno::AGAIN | Errno::INTR) => {
+            Received::Nothing => {
                 if now.saturating_sub(self.last_spoke_nanos) > QUIET_AFTER_NANOS {
-                    self.listen();
+                    self.wire.listen();
                 }
+                false
             }
-            Err(_) => self.is_gone = true,
-        }
-        self.is_gone
-    }
-
-    fn listen(&self) {
-        if !self.hearing.is_listening.replace(true) {
-            self.hearing.listen.raise();
+            Received::Closed => {
+                self.is_gone = true;
+                true
+            }
         }
     }
 
     fn send(&mut self) -> bool {
         let mut moved = false;
         while !self.is_gone && !self.connection.pending_output().is_empty() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.stream, self.connection.pending_output(), flags) {
-                Ok(count) => self.connection.consume(count),
-                Err(Errno::AGAIN | Errno::INTR) => break,
-                Err(_) => self.is_gone = true,
+            match self.wire.send(self.connection.pending_output()) {
+                Some(0) => break,
+                Some(count) => self.connection.consume(count),
+                None => self.is_gone = true,
             }
             moved = true;
         }

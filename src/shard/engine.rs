@@ -19,9 +19,10 @@ use super::catalog::{Catalog, Package};
 use super::clients::ClientId;
 use super::logging::Logging;
 use super::requests::Deploying;
-use super::status::NodeFacts;
-use super::vms::{Vm, Vms};
 use super::Letter;
+use super::status::{Gathering, NodeFacts};
+use super::vms::{Vm, Vms};
+use super::neighbour::{Forwarded, Neighbour};
 use crate::config::Config;
 use crate::credential::NodeKey;
 use crate::egress::{Egress, Policy};
@@ -32,7 +33,7 @@ use crate::librarian::{Job, Librarian, OpenPackage};
 use crate::link::Link;
 use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
-use crate::pool::index::Publisher;
+use crate::pool::index::{self, Publisher};
 use crate::pool::{
     Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool,
 };
@@ -105,6 +106,12 @@ pub(super) struct Engine {
     pub(super) wake: Rc<Signal>,
     pub(super) facts: Arc<NodeFacts>,
     pub(super) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    pub(super) gathering: HashMap<u64, Gathering>,
+    pub(super) next_gathering: u64,
+    pub(super) index: index::Shared,
+    /// The other shards, by number; none at this shard's own.
+    pub(super) neighbours: Vec<Option<Neighbour>>,
+    pub(super) forwarded: HashMap<InvokeId, Forwarded>,
     keeper: Keeper,
     publisher: Publisher,
     effects: Vec<Effect>,
@@ -129,6 +136,8 @@ pub(super) struct Parts {
     pub(super) wake: Rc<Signal>,
     pub(super) facts: Arc<NodeFacts>,
     pub(super) inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    pub(super) index: index::Shared,
+    pub(super) neighbours: Vec<Option<Neighbour>>,
 }
 
 impl Engine {
@@ -154,6 +163,11 @@ impl Engine {
             wake: parts.wake,
             facts: parts.facts,
             inboxes: parts.inboxes,
+            gathering: HashMap::new(),
+            next_gathering: 1,
+            index: parts.index,
+            neighbours: parts.neighbours,
+            forwarded: HashMap::new(),
             keeper: parts.keeper,
             publisher: parts.publisher,
             effects: Vec::new(),
@@ -167,11 +181,13 @@ impl Engine {
     /// Tells the pool what happened and does what it wants.
     pub(super) fn drive(&mut self, event: Event, now: Nanos, hand: Option<Hand<'_>>) {
         let mut effects = std::mem::take(&mut self.effects);
+        self.count_fault(&event);
         self.pool.step(event, now, &mut effects);
         let mut next = 0;
         while let Some(effect) = effects.get(next).copied() {
             next += 1;
             if let Some(event) = self.perform(effect, now, hand) {
+                self.count_fault(&event);
                 self.pool.step(event, now, &mut effects);
             }
         }
@@ -179,24 +195,32 @@ impl Engine {
         self.effects = effects;
     }
 
+    fn count_fault(&mut self, event: &Event) {
+        let is_guests = matches!(
+            event,
+            Event::VmFault { blame: Blame::Guest, .. } | Event::VmGone { blame: Blame::Guest, .. }
+        );
+        self.metrics.guest_faults += u64::from(is_guests);
+    }
+
     /// Does one thing; returns the event it is, if it is one.
     fn perform(&mut self, effect: Effect, now: Nanos, hand: Option<Hand<'_>>) -> Option<Event> {
         match effect {
             Effect::Spawn { vm } => self.keeper.wish(Wish::Restore { vm: vm.0 }),
             Effect::Retire { vm, .. } => {
-                if let Some(entry) = self.vms.find(vm) {
-                    entry.side.is_retired = true;
-                }
                 self.keeper.wish(Wish::Kill { vm: vm.0 });
             }
             Effect::Assign { vm, invoke, key } => {
+                self.metrics.assigns += 1;
                 return self.assign(vm, invoke, *key.digest(), now);
             }
             Effect::Load { vm, package, load, place } => {
+                self.metrics.loads += 1;
                 return self.load(WaitingLoad { vm, package, load, place });
             }
             Effect::Forget { vm, load } => return self.on_link(vm, |link| link.forget(load.0)),
             Effect::Acquire { vm, container, function, load } => {
+                self.metrics.acquires += 1;
                 let entry = self.catalog.entry(function);
                 return self.on_link(vm, |link| link.acquire(container.0, load.0, &entry.acquire));
             }
@@ -392,6 +416,8 @@ impl Engine {
     pub(super) fn bury(&mut self, id: VmId) {
         if let Some(vm) = self.vms.remove(id) {
             self.metrics.vm_exits += vm.side.cell.exits();
+            self.metrics.doorbells += vm.link.rings();
+            self.metrics.vms_gone += 1;
             let Vm { link, side } = *vm;
             let super::vms::VmSide { cell, .. } = side;
             self.keeper.wish(Wish::Bury(Box::new((link, cell))));

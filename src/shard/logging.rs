@@ -73,6 +73,30 @@ impl Logging {
         self.service.borrow_mut().resolved = Some(address);
     }
 
+    /// The same as a request carries it, for another shard. `secrets` holds the credential's
+    /// files meanwhile.
+    pub(super) fn as_sent<T>(
+        &self,
+        secrets: &mut Vec<u8>,
+        send: impl FnOnce(wire::Logging<'_>) -> T,
+    ) -> T {
+        let service = self.service.borrow();
+        if service.protocol == LogProtocol::None {
+            return send(wire::Logging::NONE);
+        }
+        // Both were checked when they came in.
+        let (host, port) = service.address.rsplit_once(':').unwrap_or_default();
+        let files: Vec<_> = self.credential.files().collect();
+        let credentials = wire::Credentials::encode(&files, secrets);
+        send(wire::Logging {
+            protocol: service.protocol,
+            host,
+            port: port.parse().unwrap_or_default(),
+            server_name: &service.server_name,
+            credentials: credentials.unwrap_or(wire::Credentials::NONE),
+        })
+    }
+
     /// The service and a copy of the credential, to be spent on a VM.
     pub(super) fn to_assign(&self) -> (LoggingService, Credential) {
         (self.service.borrow().clone(), self.credential.duplicate())

@@ -33,6 +33,15 @@ enum Handled {
     Logging(Rc<Logging>),
 }
 
+/// Who wants an invoke.
+#[derive(Clone, Copy)]
+struct Asker {
+    client: ClientId,
+    request: u64,
+    /// It is no other shard.
+    may_forward: bool,
+}
+
 /// A deploy whose package is still coming in.
 pub(super) struct Deploying {
     client: ClientId,
@@ -49,12 +58,12 @@ impl Engine {
         let mut moved = false;
         for client in clients.iter_mut() {
             moved |= client.receive(now);
-            let (id, logging) = (client.id, client.logging.clone());
-            let mut logging = logging;
+            let (id, mut logging) = (client.id, client.logging.clone());
+            let may_forward = !client.is_neighbour();
             while let Some(incoming) = client.connection.next_request() {
                 moved = true;
                 let request = incoming.id;
-                let handled = self.serve(id, logging.as_ref(), incoming, now);
+                let handled = self.serve((id, may_forward), logging.as_ref(), incoming, now);
                 let connection = &mut client.connection;
                 let full = match handled {
                     Handled::Open => Ok(()),
@@ -86,7 +95,7 @@ impl Engine {
 
     fn serve(
         &mut self,
-        client: ClientId,
+        (client, may_forward): (ClientId, bool),
         default: Option<&Rc<Logging>>,
         incoming: Incoming<'_>,
         now: Nanos,
@@ -94,7 +103,8 @@ impl Engine {
         let Incoming { id, tag, has_more, request } = incoming;
         let handled = match request {
             Request::Invoke(invoke) => {
-                self.begin((client, id), default, &invoke, !has_more, now)
+                let asker = Asker { client, request: id, may_forward };
+                self.begin(asker, default, &invoke, !has_more, now)
             }
             Request::Body(bytes) => return self.body(InvokeId(tag), bytes, !has_more, now),
             Request::Cancel => {
@@ -111,14 +121,16 @@ impl Engine {
             }
             Request::List(user) => User::new(user).map(|user| self.list(user)),
             Request::Remove { user, function } => self.remove((client, id), user, function),
-            Request::Status => Ok(Handled::Reply(self.status())),
+            Request::Status => {
+                Ok(self.ask_status((client, id)).map_or(Handled::Open, Handled::Reply))
+            }
         };
         handled.unwrap_or_else(Handled::Refuse)
     }
 
     fn begin(
         &mut self,
-        (client, request): (ClientId, u64),
+        Asker { client, request, may_forward }: Asker,
         default: Option<&Rc<Logging>>,
         sent: &Invoke<'_>,
         ended: bool,
@@ -133,13 +145,20 @@ impl Engine {
             (None, Some(default)) => Rc::clone(default),
             (None, None) => Rc::clone(&self.no_logging),
         };
+        let key = logging.key(&self.node_key, user);
+        if let Some(shard) = may_forward.then(|| self.elsewhere(&key)).flatten()
+            && let Some(invoke) = self.forward(shard, (client, request), (sent, &logging), ended)
+        {
+            return Ok(Handled::Tag(invoke.0));
+        }
         let timeout = match sent.timeout_nanos {
             0 => entry.function.timeout(),
-            nanos => Duration::from_nanos(nanos).min(TIMEOUT_MAX),
+            nanos => Duration::from_nanos(nanos).min(entry.function.timeout()),
         };
         let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let invoke = InvokeId(self.next_invoke);
         self.next_invoke += 1;
+        self.metrics.invokes += 1;
         let unresolved = logging.unresolved();
         self.running.insert(
             invoke,
@@ -221,7 +240,12 @@ impl Engine {
     }
 
     fn body(&mut self, invoke: InvokeId, bytes: &[u8], ended: bool, now: Nanos) -> Handled {
-        let Some(running) = self.running.get_mut(&invoke) else { return Handled::Open };
+        let Some(running) = self.running.get_mut(&invoke) else {
+            return match self.forward_body(invoke, bytes, ended) {
+                true => Handled::Open,
+                false => Handled::Later,
+            };
+        };
         let Some(vm) = running.vm else {
             running.body.extend_from_slice(bytes);
             running.body_ended = ended;
@@ -299,6 +323,7 @@ impl Engine {
     /// Withdraws what a client that left had asked for.
     pub(super) fn abandon(&mut self, client: ClientId, now: Nanos) {
         self.deploying.retain(|_, deploying| deploying.client != client);
+        self.abandon_forwarded(client);
         let open: Vec<_> = self
             .running
             .iter()
@@ -316,9 +341,8 @@ impl Engine {
             Some(running) if running.is_resolving => {
                 self.answers.push((invoke, Answer::Cancelled));
             }
+            None if self.forwarded.contains_key(&invoke) => self.cancel_forwarded(invoke),
             _ => self.drive(Event::Cancel { invoke }, now, None),
         }
     }
 }
-
-const TIMEOUT_MAX: Duration = Duration::from_millis(crate::config::TIMEOUT_MILLIS_MAX);

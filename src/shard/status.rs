@@ -1,13 +1,20 @@
-//! What a node says of itself when asked: pools, counters, and what it runs on.
+//! What a node says of itself when asked: pools, counters, and what it runs on. Each shard knows
+//! its own part; the one that was asked collects them.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use abi::layout::Flavour;
-use serde_json::json;
+use serde_json::{Value, json};
+use syscalls::Sysno;
 
+use super::Letter;
+use super::clients::{ClientId, Clients};
 use super::engine::Engine;
 use crate::cell::Nursery;
 use crate::config::CoreSplit;
+use crate::metrics;
+use crate::pool::Census;
 
 /// What does not change while a node runs.
 pub(crate) struct NodeFacts {
@@ -46,30 +53,82 @@ pub(crate) fn isolation_name(flavour: Flavour) -> &'static str {
     }
 }
 
+/// What one shard says of itself, to itself or to the shard that was asked.
+pub(crate) struct Part {
+    census: Census,
+    metrics: metrics::Snapshot,
+    vms: Vec<Value>,
+}
+
+/// A status whose parts are being collected.
+pub(super) struct Gathering {
+    client: ClientId,
+    request: u64,
+    missing: usize,
+    parts: Vec<Part>,
+}
+
 impl Engine {
-    /// The status as JSON; `docs/protocol.md` lists its keys.
-    pub(super) fn status(&mut self) -> Vec<u8> {
-        let live_exits: u64 = self.vms.iter_mut().map(|vm| vm.side.cell.exits()).sum();
+    /// Answers a status request, at once if no other shard has a part in it.
+    pub(super) fn ask_status(&mut self, (client, request): (ClientId, u64)) -> Option<Vec<u8>> {
+        let ticket = self.next_gathering;
+        self.next_gathering += 1;
+        let asked = (0_u16..).zip(self.inboxes.iter()).filter(|(shard, _)| *shard != self.shard);
+        // A shard whose mailbox is full has no time for this: its part is left out.
+        let from = self.shard;
+        let posted =
+            asked.filter(|(_, inbox)| inbox.post(Letter::AskStatus { ticket, from }).is_ok());
+        let missing = posted.count();
+        let own = self.part();
+        if missing == 0 {
+            return Some(self.report(vec![own]));
+        }
+        let gathering = Gathering { client, request, missing, parts: vec![own] };
+        self.gathering.insert(ticket, gathering);
+        None
+    }
+
+    /// Tells another shard this one's part.
+    pub(super) fn send_part(&mut self, ticket: u64, to: u16) {
+        let part = Box::new(self.part());
+        // Its client waits until its connection ends; a full mailbox lasts for microseconds.
+        drop(self.inboxes[usize::from(to)].post(Letter::StatusPart { ticket, part }));
+    }
+
+    /// Takes another shard's part; with the last one the client is answered.
+    pub(super) fn take_part(&mut self, ticket: u64, part: Part, clients: &mut Clients) {
+        let Some(gathering) = self.gathering.get_mut(&ticket) else { return };
+        gathering.parts.push(part);
+        gathering.missing -= 1;
+        if gathering.missing > 0 {
+            return;
+        }
+        let Some(gathering) = self.gathering.remove(&ticket) else { return };
+        let json = self.report(gathering.parts);
+        if let Some(client) = clients.find(gathering.client) {
+            let _ = client.connection.reply(gathering.request, &json);
+        }
+    }
+
+    fn part(&mut self) -> Part {
         let mut metrics = self.metrics.clone();
-        metrics.vm_exits += live_exits;
         metrics.boots = u64::from(self.shard == 0);
-        let report = metrics.snapshot().report();
-        let vms: Vec<_> = self
-            .vms
-            .iter_mut()
-            .map(|vm| {
-                json!({
-                    "vm": vm.side.id.to_string(),
-                    "pid": vm.side.cell.pid,
-                    "vm_exits": vm.side.cell.exits(),
-                })
-            })
-            .collect();
-        let missing: BTreeMap<String, u64> = report
-            .missing_calls
-            .iter()
-            .map(|(number, count)| (number.to_string(), *count))
-            .collect();
+        metrics.vm_exits += self.vms.iter_mut().map(|vm| vm.side.cell.exits()).sum::<u64>();
+        metrics.doorbells += self.vms.iter_mut().map(|vm| vm.link.rings()).sum::<u64>();
+        let (census, vms) = (self.pool.census(), self.describe_vms());
+        Part { census, metrics: metrics.snapshot(), vms }
+    }
+
+    /// The status as JSON; `docs/status.md` lists its keys.
+    fn report(&self, parts: Vec<Part>) -> Vec<u8> {
+        let mut parts = parts.into_iter();
+        let Some(mut whole) = parts.next() else { return Vec::new() };
+        for part in parts {
+            whole.census += part.census;
+            whole.metrics.merge(&part.metrics);
+            whole.vms.extend(part.vms);
+        }
+        let report = whole.metrics.report();
         let facts = &self.facts;
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -80,14 +139,62 @@ impl Engine {
             "shards": facts.shards.iter().map(|core| json!({ "core": core })).collect::<Vec<_>>(),
             "guest_cores": facts.guests,
             "functions": self.catalog.count(),
-            "pools": self.pool.census(),
-            "vms": vms,
+            "pools": whole.census,
+            "vms": whole.vms,
             "counters": report.counters,
             "outcomes": report.outcomes,
             "refusals": report.refusals,
             "latency_nanos": report.latency_nanos,
-            "missing_syscalls": missing,
+            "missing_syscalls": describe_missing(&report.missing_calls),
         });
         status.to_string().into_bytes()
+    }
+
+    /// Each VM as the pools see it, and its process if there is one yet.
+    fn describe_vms(&mut self) -> Vec<Value> {
+        let sketches = self.pool.sketches();
+        let mut processes: BTreeMap<String, (u32, u64)> = self
+            .vms
+            .iter_mut()
+            .map(|vm| (vm.side.id.to_string(), (vm.side.cell.pid, vm.side.cell.exits())))
+            .collect();
+        let described = sketches.iter().map(|sketch| {
+            let (pid, exits) = processes.remove(&sketch.vm).unzip();
+            let mut vm = json!(sketch);
+            vm["pid"] = json!(pid);
+            vm["vm_exits"] = json!(exits);
+            vm
+        });
+        described.collect()
+    }
+}
+
+/// Missing system calls, the most wanted first.
+fn describe_missing(counts: &BTreeMap<u32, u64>) -> Vec<Value> {
+    let mut counts: Vec<_> = counts.iter().collect();
+    counts.sort_by_key(|(number, count)| (Reverse(**count), **number));
+    let described = counts.iter().map(|(number, count)| {
+        let known = usize::try_from(**number).ok().and_then(Sysno::new);
+        let name = known.map(|call| call.name());
+        json!({ "number": number, "name": name, "count": count })
+    });
+    described.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_calls_have_their_names() {
+        let described = describe_missing(&BTreeMap::from([(57, 1), (299, 5), (9999, 1)]));
+        assert_eq!(
+            json!(described),
+            json!([
+                { "number": 299, "name": "recvmmsg", "count": 5 },
+                { "number": 57, "name": "fork", "count": 1 },
+                { "number": 9999, "name": null, "count": 1 },
+            ])
+        );
     }
 }

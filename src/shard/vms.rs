@@ -40,8 +40,6 @@ pub(super) struct VmSide {
     pub(super) service: Service,
     /// It broke a rule: nothing it says is listened to any more.
     pub(super) is_faulty: bool,
-    /// It was told to end.
-    pub(super) is_retired: bool,
     placing: Vec<Placing>,
     late_logs: Vec<(u64, InvokeLog)>,
 }
@@ -71,7 +69,6 @@ impl Vm {
             egress,
             service: Service::none(),
             is_faulty: false,
-            is_retired: false,
             placing: Vec::new(),
             late_logs: Vec::new(),
         };

@@ -58,6 +58,20 @@ impl Input {
         &self.buffer[self.start..self.end]
     }
 
+    /// The frame at the front if all of it is there; it is used then.
+    ///
+    /// # Errors
+    /// [`Malformed`] when no frame starts like this.
+    pub(crate) fn take_frame(&mut self) -> Result<Option<(Header, &[u8])>, Malformed> {
+        let Some(header) = Header::decode(self.bytes())? else { return Ok(None) };
+        let start = self.start + Header::BYTES;
+        if self.end < start + header.length {
+            return Ok(None);
+        }
+        self.start = start + header.length;
+        Ok(Some((header, &self.buffer[start..self.start])))
+    }
+
     /// All that is in the buffer, and the position of its first byte that has not been used: to
     /// be moved by whoever uses more.
     pub(crate) fn split(&mut self) -> (&[u8], &mut usize) {

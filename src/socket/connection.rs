@@ -21,6 +21,7 @@ pub use super::gate::Incoming;
 use super::gate::{CONGESTED_BYTES, Gate, Phase, Undo};
 use super::inflight::InFlight;
 use super::peer::Peer;
+use crate::config::Config;
 
 /// Bytes in front of a log record's text.
 const LOG_FIXED_BYTES: usize = 16;
@@ -50,6 +51,17 @@ impl Connection {
             open: InFlight::default(),
             undo: None,
         }
+    }
+
+    /// One whose client is another shard of the node: it acts for whom its clients may act, and
+    /// as many requests may be open as the shard holds.
+    pub(crate) fn between_shards(config: &Config) -> Self {
+        let node = rustix::process::geteuid().as_raw();
+        let limits = Limits {
+            requests_max: config.pools.inflight_max,
+            ..Limits::from(&config.requests)
+        };
+        Self::new(Peer::new(node, node, &[], |_| None), limits)
     }
 
     /// Where to receive to. Empty when requests have to be taken first, or the connection closes.

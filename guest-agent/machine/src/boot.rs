@@ -25,4 +25,12 @@ pub fn flavour() -> Flavour {
 #[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
+mod touch;
+#[cfg(target_os = "none")]
 pub(crate) use start::assert_stack;
+#[cfg(target_os = "none")]
+pub use touch::touch;
+
+/// The host has no kernel image to touch.
+#[cfg(not(target_os = "none"))]
+pub fn touch() {}

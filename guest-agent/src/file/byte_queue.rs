@@ -7,9 +7,13 @@
 //!              back^         ^front
 //! ```
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use abi::layout::PAGE_BYTES;
+
 use crate::errno::Errno;
+use crate::memory::Account;
 use crate::memory::transfer::{Sink, Source};
 
 /// Storage a queue starts with.
@@ -22,13 +26,23 @@ pub struct ByteQueue {
     head: usize,
     length: usize,
     limit: usize,
+    /// Who pays for the storage, and the pages paid for.
+    payer: Option<(Rc<Account>, u64)>,
 }
 
 impl ByteQueue {
     /// An empty queue; allocates with the first byte.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { storage: Vec::new(), head: 0, length: 0, limit }
+        Self { storage: Vec::new(), head: 0, length: 0, limit, payer: None }
+    }
+
+    /// An empty queue whose storage a container pays for: programs make as many as they like.
+    #[must_use]
+    pub fn charged(limit: usize, account: &Rc<Account>) -> Self {
+        let mut queue = Self::new(limit);
+        queue.payer = Some((Rc::clone(account), 0));
+        queue
     }
 
     /// Bytes in it.
@@ -195,6 +209,7 @@ impl ByteQueue {
             return Ok(());
         }
         let doubled = needed.max(capacity * 2).max(FIRST_BYTES).min(self.limit);
+        self.pay(doubled)?;
         let mut storage = Vec::new();
         storage.try_reserve_exact(doubled).map_err(|_| Errno::NOMEM)?;
         let (front, back) = self.parts();
@@ -204,6 +219,23 @@ impl ByteQueue {
         self.storage = storage;
         self.head = 0;
         Ok(())
+    }
+
+    /// Pays for `bytes` of storage in all.
+    fn pay(&mut self, bytes: usize) -> Result<(), Errno> {
+        let Some((account, paid)) = &mut self.payer else { return Ok(()) };
+        let pages = (bytes as u64).div_ceil(PAGE_BYTES);
+        account.charge(pages.saturating_sub(*paid))?;
+        *paid = pages.max(*paid);
+        Ok(())
+    }
+}
+
+impl Drop for ByteQueue {
+    fn drop(&mut self) {
+        if let Some((account, paid)) = &self.payer {
+            account.release(*paid);
+        }
     }
 }
 

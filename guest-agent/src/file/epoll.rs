@@ -183,6 +183,7 @@ impl Object for Epoll {
 mod tests {
     use super::*;
     use crate::file::{eventfd, pipe};
+    use crate::memory::Account;
     use crate::memory::transfer::{Sink, Source};
 
     fn collect(set: &OpenFile) -> Vec<(u32, u64)> {
@@ -198,7 +199,7 @@ mod tests {
     fn a_level_is_reported_until_it_is_gone() {
         let world = World::new();
         let set = Epoll::file(&world, 0);
-        let (reader, writer) = pipe(&world, 0);
+        let (reader, writer) = pipe(&world, &Account::new(1 << 20), 0);
         set.epoll().unwrap().control(ADD, 3, &reader, ready::IN, 42).unwrap();
         assert_eq!((collect(&set), set.readiness()), (Vec::new(), 0));
         writer.write(&mut Source::kernel(b"x")).unwrap();
@@ -214,7 +215,7 @@ mod tests {
     fn an_edge_is_reported_once_per_raise() {
         let world = World::new();
         let set = Epoll::file(&world, 0);
-        let (reader, writer) = pipe(&world, 0);
+        let (reader, writer) = pipe(&world, &Account::new(1 << 20), 0);
         let wanted = ready::IN | EDGE_TRIGGERED;
         set.epoll().unwrap().control(ADD, 3, &reader, wanted, 1).unwrap();
         writer.write(&mut Source::kernel(b"x")).unwrap();

@@ -10,6 +10,7 @@ use super::flags::{self, ready};
 use super::stat::{Stat, kind};
 use super::{Notifier, Object, OpenFile};
 use crate::errno::Errno;
+use crate::memory::Account;
 use crate::memory::transfer::{Sink, Source};
 use crate::world::World;
 
@@ -39,11 +40,16 @@ struct Reader(Rc<Shared>);
 
 struct Writer(Rc<Shared>);
 
-/// A pipe: its reading end, then its writing end. Of `flags` only the status flags count.
+/// A pipe whose bytes `account` pays for: its reading end, then its writing end. Of `flags` only
+/// the status flags count.
 #[must_use]
-pub fn pipe(world: &World, flags: u32) -> (Rc<OpenFile>, Rc<OpenFile>) {
+pub fn pipe(
+    world: &World,
+    account: &Rc<Account>,
+    flags: u32,
+) -> (Rc<OpenFile>, Rc<OpenFile>) {
     let shared = Rc::new(Shared {
-        queue: RefCell::new(ByteQueue::new(PIPE_BYTES)),
+        queue: RefCell::new(ByteQueue::charged(PIPE_BYTES, account)),
         has_reader: Cell::new(true),
         has_writer: Cell::new(true),
         notifier: Notifier::new(world),
@@ -161,7 +167,7 @@ mod tests {
 
     #[test]
     fn an_empty_pipe_waits_while_somebody_may_write() {
-        let (reader, writer) = pipe(&World::new(), 0);
+        let (reader, writer) = pipe(&World::new(), &Account::new(1 << 20), 0);
         assert_eq!(read(&reader, 4), Err(Errno::AGAIN));
         assert_eq!(writer.write(&mut Source::kernel(b"hello")), Ok(5));
         assert_eq!(reader.readable_bytes(), Ok(5));
@@ -175,7 +181,7 @@ mod tests {
 
     #[test]
     fn small_writes_are_whole_or_not_at_all() {
-        let (reader, writer) = pipe(&World::new(), 0);
+        let (reader, writer) = pipe(&World::new(), &Account::new(1 << 20), 0);
         let block = std::vec![7; PIPE_BYTES - 100];
         assert_eq!(writer.write(&mut Source::kernel(&block)), Ok(block.len()));
         assert_eq!(writer.readiness(), 0);
@@ -187,7 +193,7 @@ mod tests {
 
     #[test]
     fn writing_without_a_reader_is_a_broken_pipe() {
-        let (reader, writer) = pipe(&World::new(), 0);
+        let (reader, writer) = pipe(&World::new(), &Account::new(1 << 20), 0);
         assert_eq!(reader.write(&mut Source::kernel(b"x")), Err(Errno::BADF));
         drop(reader);
         assert_eq!(writer.write(&mut Source::kernel(b"x")), Err(Errno::PIPE));
@@ -197,7 +203,7 @@ mod tests {
     #[test]
     fn each_side_notices_what_the_other_did() {
         let world = World::new();
-        let (reader, writer) = pipe(&world, 0);
+        let (reader, writer) = pipe(&world, &Account::new(1 << 20), 0);
         let mut ids = Vec::new();
         reader.objects(&mut |id| ids.push(id));
         writer.write(&mut Source::kernel(b"x")).unwrap();

@@ -147,6 +147,14 @@ impl Content {
         Ok(())
     }
 
+    /// A share of the file's own page at `offset`.
+    ///
+    /// # Errors
+    /// [`Errno::NOSPC`] when it has to be made and the account has no page left.
+    pub fn share_page(&mut self, offset: u64) -> Result<Frame, Errno> {
+        self.own_page(offset / PAGE_BYTES).cloned()
+    }
+
     /// The file's own page, made from what is read there now.
     fn own_page(&mut self, page: u64) -> Result<&Frame, Errno> {
         if !self.pages.contains_key(&page) {

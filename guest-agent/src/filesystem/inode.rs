@@ -12,6 +12,7 @@ use core::cell::{Cell, RefCell};
 
 use super::content::Content;
 use super::image::{self, Image, NodeId};
+use super::lock::Locks;
 use crate::errno::Errno;
 use crate::file::device::Device;
 use crate::file::stat::{Stat, kind};
@@ -113,6 +114,7 @@ pub struct Inode {
     is_mount: Cell<bool>,
     links: Cell<u32>,
     meta: Cell<Meta>,
+    locks: Locks,
     body: Body,
 }
 
@@ -158,6 +160,7 @@ impl Inode {
             is_mount: Cell::new(matches!(body, Body::Processes)),
             links: Cell::new(node.links),
             meta: Cell::new(Meta::new(node.permissions, node.modified_nanos)),
+            locks: Locks::default(),
             body,
         })
     }
@@ -170,6 +173,7 @@ impl Inode {
             is_mount: Cell::new(false),
             links: Cell::new(0),
             meta: Cell::new(meta),
+            locks: Locks::default(),
             body,
         })
     }
@@ -204,6 +208,12 @@ impl Inode {
     #[must_use]
     pub fn body(&self) -> &Body {
         &self.body
+    }
+
+    /// Its locks.
+    #[must_use]
+    pub fn locks(&self) -> &Locks {
+        &self.locks
     }
 
     /// Whether nothing about it can be changed.

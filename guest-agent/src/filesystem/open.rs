@@ -3,10 +3,13 @@
 use alloc::boxed::Box;
 use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
+
+use machine::frame::Frame;
 
 use super::content::Content;
 use super::inode::{Body, Inode};
+use super::lock::Held;
 use super::processes::{Entry, Text};
 use super::walk::{self, Node};
 use super::{Caller, Tree};
@@ -15,6 +18,7 @@ use crate::file::device::DeviceFile;
 use crate::file::stat::{Stat, kind};
 use crate::file::{DirectoryEntry, FilePage, Object, OpenFile, flags};
 use crate::memory::transfer::{Sink, Source};
+use crate::world::{ObjectId, World};
 
 /// A file's name and the directory it was found in, for `/proc/self/fd`.
 #[derive(Debug)]
@@ -44,6 +48,7 @@ struct RegularFile {
     inode: Rc<Inode>,
     tree: Weak<Tree>,
     place: Place,
+    held: Cell<Held>,
 }
 
 struct Listed {
@@ -128,7 +133,7 @@ fn open_inode(
                 touch(inode);
             }
             let (inode, tree) = (Rc::clone(inode), Rc::downgrade(tree));
-            Ok(Rc::new(RegularFile { inode, tree, place }))
+            Ok(Rc::new(RegularFile { inode, tree, place, held: Cell::default() }))
         }
         Body::Directory(_) | Body::Symlink(_) | Body::Processes => Err(Errno::INVAL),
     }
@@ -167,6 +172,21 @@ pub fn touch(inode: &Inode) {
         meta.modified_nanos = now;
         meta.changed_nanos = now;
     });
+}
+
+/// `flock`: changes what an open file holds of its file's lock.
+///
+/// # Errors
+/// What to wait for while others hold it; `None` when the file cannot be locked.
+pub fn lock(file: &OpenFile, wanted: Held, world: &World) -> Result<(), Option<ObjectId>> {
+    let regular = file.object::<RegularFile>().ok_or(None)?;
+    regular.inode.locks().change(&regular.held, wanted, world).map_err(Some)
+}
+
+impl Drop for RegularFile {
+    fn drop(&mut self) {
+        self.inode.locks().release(&self.held);
+    }
 }
 
 impl RegularFile {
@@ -209,6 +229,13 @@ impl Object for RegularFile {
 
     fn map_page(&self, offset: u64) -> Result<FilePage, Errno> {
         Ok(self.content()?.borrow().map_page(offset))
+    }
+
+    fn share_page(&self, offset: u64) -> Result<Frame, Errno> {
+        if self.inode.is_read_only() {
+            return Err(Errno::NODEV);
+        }
+        self.content()?.borrow_mut().share_page(offset)
     }
 
     fn path(&self) -> Vec<u8> {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::inode::{Body, Inode};
 use super::processes::{Entry, Link};
-use super::{Caller, LINKS_FOLLOWED_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, Tree};
+use super::{Caller, LINKS_FOLLOWED_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PROC_DEVICE, Tree};
 use crate::errno::Errno;
 use crate::file::OpenFile;
 use crate::file::stat::{Stat, kind};
@@ -52,7 +52,7 @@ impl Node {
                     _ => 0o444,
                 };
                 let plain = Stat::plain(entry.kind(), permissions, entry.inode_number());
-                Ok(Stat { device: 2, ..plain })
+                Ok(Stat { device: PROC_DEVICE, ..plain })
             }
             Self::Open(file) => file.stat(),
         }

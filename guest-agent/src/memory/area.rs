@@ -51,6 +51,10 @@ impl Access {
 pub enum Kind {
     /// `mmap`; also a file's private copy.
     Mapped,
+    /// `mmap` of a file whose pages it shares; a store reaches the file.
+    Shared,
+    /// As [`Kind::Shared`] of a file that may not be written.
+    SharedReadOnly,
     /// The program's own segments.
     Image,
     /// `brk`.
@@ -70,6 +74,20 @@ pub struct Area {
     pub kind: Kind,
     /// `MADV_WIPEONFORK`: a clone of the process finds zeros here.
     pub is_wiped_on_fork: bool,
+}
+
+impl Kind {
+    /// Whether its pages are a file's.
+    #[must_use]
+    pub const fn is_shared(self) -> bool {
+        matches!(self, Self::Shared | Self::SharedReadOnly)
+    }
+
+    /// Whether a page that is not there is made when it is touched: others have all they ever get.
+    #[must_use]
+    pub const fn is_filled(self) -> bool {
+        !self.is_shared() && !matches!(self, Self::Kernel)
+    }
 }
 
 /// Start and end (exclusive) of a stretch of addresses.

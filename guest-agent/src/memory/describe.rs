@@ -12,15 +12,16 @@ impl Memory {
             let mark = |is_set: bool, letter: char| if is_set { letter } else { '-' };
             let access = area.access;
             let line = format!(
-                "{:08x}-{:08x} {}{}{}p 00000000 00:00 0 ",
+                "{:08x}-{:08x} {}{}{}{} 00000000 00:00 0 ",
                 range.start,
                 range.end,
                 mark(access.is_readable, 'r'),
                 mark(access.is_writable, 'w'),
                 mark(access.is_executable, 'x'),
+                if area.kind.is_shared() { 's' } else { 'p' },
             );
             let name: &[u8] = match area.kind {
-                Kind::Mapped => b"",
+                Kind::Mapped | Kind::Shared | Kind::SharedReadOnly => b"",
                 Kind::Image => executable,
                 Kind::Heap => b"[heap]",
                 Kind::Stack => b"[stack]",

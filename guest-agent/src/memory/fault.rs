@@ -5,7 +5,7 @@ use abi::layout::PAGE_BYTES;
 use machine::frame::Frame;
 use machine::paging::{Backing, Protection, View};
 
-use super::{Access, Kind, Memory, Range, charged_frame, page_of};
+use super::{Access, Memory, Range, charged_frame, page_of};
 use crate::errno::Errno;
 
 /// Pages made at one fault: the aligned block around the address. A fault costs 14 to 28 us on a
@@ -73,7 +73,7 @@ impl Memory {
             }
             return Ok(());
         }
-        if area.kind == Kind::Kernel {
+        if !area.kind.is_filled() {
             return Err(Fault::Unmapped);
         }
         self.fill(page, area.access)?;
@@ -95,6 +95,17 @@ impl Memory {
             page += PAGE_BYTES;
         }
         self.charge_tables()
+    }
+
+    /// Makes every page of `range` that a program may touch exist.
+    ///
+    /// # Errors
+    /// [`Errno::NOMEM`] when pages run out on the way.
+    pub fn populate_all(&mut self, range: Range) -> Result<(), Errno> {
+        let parts: alloc::vec::Vec<_> = self.areas.within(range).collect();
+        let touchable = |area: &super::Area| area.kind.is_filled() && !area.access.is_none();
+        let mut parts = parts.into_iter().filter(|(_, area)| touchable(area));
+        parts.try_for_each(|(part, _)| self.populate(part))
     }
 
     fn fill(&mut self, page: u64, access: Access) -> Result<(), Fault> {

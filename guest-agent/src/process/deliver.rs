@@ -77,7 +77,7 @@ impl Call<'_> {
         let error =
             u64::from(is_present) | u64::from(is_write) << 1 | 1 << 2 | u64::from(is_fetch) << 4;
         let context = FaultContext { trap: VECTOR_PAGE_FAULT, error, address };
-        self.fault(Information { signal: Signal::SEGV, code, value: address }, context)
+        self.fault(Information { signal: Signal::SEGV, code, value: address, data: 0 }, context)
     }
 
     /// Answers any other fault of the CPU with its signal.
@@ -98,7 +98,7 @@ impl Call<'_> {
         let value = if has_address { self.task.context.rip() } else { 0 };
         self.process.has_overflowed = false;
         let context = FaultContext { trap: u64::from(vector), error: code, address: 0 };
-        self.fault(Information { signal, code: signal_code, value }, context)
+        self.fault(Information { signal, code: signal_code, value, data: 0 }, context)
     }
 
     /// Delivers signals that can be taken now. `is_interrupted`: the task was in a system call

@@ -9,7 +9,8 @@ use alloc::vec::Vec;
 use super::exec::{self, Arguments};
 use super::scheduler::Scheduler;
 use super::task::{CallState, State};
-use super::{Call, Ending, MissingCalls, Notice, Process, Task, Usage};
+use super::timer::Receiver;
+use super::{Call, Ending, MissingCalls, Notice, Process, Schedule, Task, Timers, Usage, robust};
 use crate::errno::Errno;
 use crate::file::{Descriptors, OpenFile};
 use crate::filesystem::{Caller, View};
@@ -18,7 +19,6 @@ use crate::identity::{ProcessId, TaskId};
 use crate::memory::Account;
 use crate::signal::{Actions, Information, Pending, Signal};
 use crate::socket::Network;
-use crate::time::NEVER;
 use crate::vdso::Vdso;
 use crate::world::World;
 
@@ -62,11 +62,18 @@ pub struct System {
     /// The running task asked to let others run.
     pub is_yielding: bool,
     /// Whose turn it is, and since when.
-    running: Option<(ProcessId, u64)>,
+    running: Option<Running>,
     /// The VM's number.
     pub vm: u64,
     vdso: Option<Vdso>,
     next_number: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    task: TaskId,
+    process: ProcessId,
+    since_nanos: u64,
 }
 
 /// What a process is started with.
@@ -188,8 +195,9 @@ impl Processes {
             executable: file.path(),
             command_line,
             run_nanos: 0,
-            alarm_nanos: NEVER,
-            alarm_interval_nanos: 0,
+            run_nanos_before: 0,
+            alarm: Schedule::NONE,
+            timers: Timers::default(),
             has_overflowed: false,
             missing: MissingCalls::default(),
         };
@@ -217,7 +225,7 @@ impl Processes {
     /// Starts counting afresh for a new invoke of a resident process.
     pub fn begin_invoke(&mut self, id: ProcessId) {
         if let Some(process) = self.processes.get_mut(&id) {
-            process.run_nanos = 0;
+            process.run_nanos_before = process.run_nanos;
             process.missing = MissingCalls::default();
             process.memory.account().reset_peak();
         }
@@ -271,15 +279,20 @@ impl Processes {
 
     /// Starts charging the time to the process of `id`.
     pub fn begin_turn(&mut self, id: TaskId, now_nanos: u64) {
-        self.system.running = self.tasks.get(&id).map(|task| (task.process, now_nanos));
+        let process = self.tasks.get(&id).map(|task| task.process);
+        self.system.running =
+            process.map(|process| Running { task: id, process, since_nanos: now_nanos });
     }
 
     /// Stops charging the time.
     pub fn end_turn(&mut self, now_nanos: u64) {
-        if let Some((id, since)) = self.system.running.take()
-            && let Some(process) = self.processes.get_mut(&id)
-        {
-            process.run_nanos += now_nanos.saturating_sub(since);
+        let Some(running) = self.system.running.take() else { return };
+        let nanos = now_nanos.saturating_sub(running.since_nanos);
+        if let Some(process) = self.processes.get_mut(&running.process) {
+            process.run_nanos += nanos;
+        }
+        if let Some(task) = self.tasks.get_mut(&running.task) {
+            task.run_nanos += nanos;
         }
     }
 
@@ -293,8 +306,9 @@ impl Processes {
     /// When a task stops waiting or an alarm is due.
     #[must_use]
     pub fn next_deadline(&self) -> u64 {
-        let alarms = self.processes.values().map(|process| process.alarm_nanos);
-        alarms.fold(self.system.scheduler.next_deadline(), u64::min)
+        let of_process = |process: &Process| process.alarm.at_nanos.min(process.timers.next());
+        let first = self.system.scheduler.next_deadline().min(self.system.world.next_alarm());
+        self.processes.values().map(|process| of_process(process)).fold(first, u64::min)
     }
 
     /// Lets tasks whose deadline has come look again, and sends due alarms.
@@ -303,13 +317,21 @@ impl Processes {
             self.wake(task);
         }
         let Self { processes, system, .. } = self;
-        for process in processes.values_mut().filter(|process| process.alarm_nanos <= now_nanos) {
-            let interval = process.alarm_interval_nanos;
-            process.alarm_nanos =
-                if interval == 0 { NEVER } else { now_nanos.saturating_add(interval) };
-            let code = crate::signal::CODE_KERNEL;
-            let information = Information { signal: Signal::ALRM, code, value: 0 };
-            system.effects.push(Effect::SignalProcess(process.id, information));
+        system.world.ring_alarms(now_nanos);
+        for process in processes.values_mut() {
+            let id = process.id;
+            if process.alarm.take_due(now_nanos) > 0 {
+                let code = crate::signal::CODE_KERNEL;
+                let information = Information { signal: Signal::ALRM, code, value: 0, data: 0 };
+                system.effects.push(Effect::SignalProcess(id, information));
+            }
+            process.timers.expire(now_nanos, |receiver, information| match receiver {
+                Receiver::Nobody => {}
+                Receiver::Process => {
+                    system.effects.push(Effect::SignalProcess(id, information));
+                }
+                Receiver::Task(task) => system.effects.push(Effect::SignalTask(task, information)),
+            });
         }
         self.apply_effects();
     }
@@ -382,12 +404,14 @@ impl Processes {
             return self.end_process(id, Ending::Signalled(Signal::KILL));
         }
         let Some(process) = self.processes.get_mut(&id) else { return };
-        let mut of_process = self.tasks.values().filter(|task| task.process == id);
-        let taker = of_process.find(|task| !task.blocked.contains(information.signal));
-        let taker = taker.map(|task| task.id);
-        if process.actions.ignores(information.signal) && taker.is_some() {
+        let signal = information.signal;
+        let of_process = || self.tasks.values().filter(|task| task.process == id);
+        let waiter = of_process().find(|task| task.call.awaited.contains(signal));
+        let unblocked = of_process().find(|task| !task.blocked.contains(signal));
+        if process.actions.ignores(signal) && unblocked.is_some() && waiter.is_none() {
             return;
         }
+        let taker = waiter.or(unblocked).map(|task| task.id);
         process.pending.add(information);
         if let Some(taker) = taker {
             self.wake(taker);
@@ -401,8 +425,9 @@ impl Processes {
             let process = task.process;
             return self.end_process(process, Ending::Signalled(Signal::KILL));
         }
-        let is_blocked = task.blocked.contains(information.signal);
-        if process.actions.ignores(information.signal) && !is_blocked {
+        let is_awaited = task.call.awaited.contains(information.signal);
+        let is_blocked = task.blocked.contains(information.signal) && !is_awaited;
+        if !is_awaited && process.actions.ignores(information.signal) && !is_blocked {
             return;
         }
         task.pending.add(information);
@@ -412,6 +437,9 @@ impl Processes {
     }
 
     fn end_task(&mut self, id: TaskId, status: u8) {
+        if self.system.running.is_some_and(|running| running.task == id) {
+            self.end_turn(machine::clock::monotonic_nanos());
+        }
         let Some(task) = self.tasks.remove(&id) else { return };
         self.system.forget(id);
         let Some(process) = self.processes.get_mut(&task.process) else { return };
@@ -419,16 +447,20 @@ impl Processes {
         if process.tasks.is_empty() {
             return self.end_process(task.process, Ending::Exited(status));
         }
+        let System { futexes, effects, .. } = &mut self.system;
+        robust::abandon(&mut process.memory, task.robust_list, id, |address| {
+            let key = Key { process: task.process, address };
+            futexes.wake(key, 1, ANY, |waiter| effects.push(Effect::Complete(waiter, 0)));
+        });
         // Whoever joins the thread waits at this word.
         if task.clear_at_end != 0 && process.memory.write(task.clear_at_end, &[0; 4]).is_ok() {
             let key = Key { process: task.process, address: task.clear_at_end };
-            let System { futexes, effects, .. } = &mut self.system;
             futexes.wake(key, 1, ANY, |waiter| effects.push(Effect::Complete(waiter, 0)));
         }
     }
 
     fn end_process(&mut self, id: ProcessId, ending: Ending) {
-        if self.system.running.is_some_and(|(running, _)| running == id) {
+        if self.system.running.is_some_and(|running| running.process == id) {
             self.end_turn(machine::clock::monotonic_nanos());
         }
         let Some(process) = self.processes.remove(&id) else { return };
@@ -461,7 +493,8 @@ impl Process {
     /// What it has used since its invoke began.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        Usage { run_nanos: self.run_nanos, memory_peak_bytes: self.memory.account().peak_bytes() }
+        let run_nanos = self.run_nanos - self.run_nanos_before;
+        Usage { run_nanos, memory_peak_bytes: self.memory.account().peak_bytes() }
     }
 }
 
@@ -485,6 +518,13 @@ impl System {
                 number: u32::try_from(number).unwrap_or(u32::MAX),
             });
         }
+    }
+
+    /// How long the present turn of the task that runs lasts already.
+    #[must_use]
+    pub fn turn_nanos(&self) -> u64 {
+        let now = machine::clock::monotonic_nanos();
+        self.running.map_or(0, |running| now.saturating_sub(running.since_nanos))
     }
 
     /// A number no task has. Numbers start over after four million tasks; one that old has ended

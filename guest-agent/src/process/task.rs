@@ -26,14 +26,21 @@ pub struct CallState {
     pub deadline_nanos: u64,
     /// Bytes moved so far.
     pub progress: u64,
+    /// Signals it waits for (`rt_sigtimedwait`).
+    pub awaited: SignalSet,
     /// Signal mask to go back to when the call is over (`ppoll`, `pselect6`, `epoll_pwait`).
     pub mask: Option<SignalSet>,
 }
 
 impl CallState {
     /// Nothing kept.
-    pub const FRESH: Self =
-        Self { has_waited: false, deadline_nanos: NEVER, progress: 0, mask: None };
+    pub const FRESH: Self = Self {
+        has_waited: false,
+        deadline_nanos: NEVER,
+        progress: 0,
+        awaited: SignalSet::EMPTY,
+        mask: None,
+    };
 }
 
 /// Bytes of a task's name, its NUL included (`TASK_COMM_LEN`).
@@ -62,6 +69,10 @@ pub struct Task {
     pub stack: AlternateStack,
     /// Zeroed and woken when it ends (`CLONE_CHILD_CLEARTID`); 0 for none.
     pub clear_at_end: u64,
+    /// Locks to give up when it ends (`set_robust_list`); 0 for none.
+    pub robust_list: u64,
+    /// Time it has run, less the present turn.
+    pub run_nanos: u64,
     /// What `PR_SET_NAME` says, NUL padded.
     pub name: [u8; NAME_BYTES],
 }
@@ -81,6 +92,8 @@ impl Task {
             pending: Pending::default(),
             stack: AlternateStack::NONE,
             clear_at_end: 0,
+            robust_list: 0,
+            run_nanos: 0,
             name: [0; NAME_BYTES],
         }
     }

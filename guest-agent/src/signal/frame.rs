@@ -236,7 +236,7 @@ mod tests {
             fault: FaultContext { trap: 14, error: 6, address: 0xdead },
             mask: SignalSet::EMPTY.with(Signal::INT),
             stack: AlternateStack::NONE,
-            information: Information { signal: Signal::SEGV, code: 1, value: 0xdead },
+            information: Information { signal: Signal::SEGV, code: 1, value: 0xdead, data: 0 },
             extended: 0x7ffe_0000,
         };
         let bytes = frame.encode();
@@ -274,7 +274,7 @@ mod tests {
         assert!(nested.end < place.frame);
         let small = AlternateStack { bytes: 2048, ..stack };
         assert_eq!(Place::below(0x10_0000, Some(&small), 2696), None);
-        let information = Information { signal: Signal::INT, code: CODE_USER, value: 0 };
+        let information = Information { signal: Signal::INT, code: CODE_USER, value: 0, data: 0 };
         assert_eq!(information.encode()[0], 2);
     }
 }

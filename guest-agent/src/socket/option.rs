@@ -4,6 +4,8 @@ use alloc::vec::Vec;
 
 use abi::frame::stream::WINDOW_BYTES;
 
+use super::Family;
+use super::address::{FAMILY_UNIX, FAMILY_V4, FAMILY_V6};
 use crate::errno::Errno;
 use crate::time::{NEVER, decode_timeval, encode_timeval};
 
@@ -17,16 +19,18 @@ const RECEIVE_BYTES: u32 = 8;
 const LINGER: u32 = 13;
 const RECEIVE_TIMEOUT: u32 = 20;
 const SEND_TIMEOUT: u32 = 21;
-const ACCEPTS: u32 = 30;
+/// `SO_ACCEPTCONN`.
+pub const ACCEPTS: u32 = 30;
 const PROTOCOL: u32 = 38;
 const DOMAIN: u32 = 39;
 
 /// Options that are numbers a program may set: level and name. The node sends without delay and
 /// keeps connections for as long as the container lives, whatever these say.
-const SETTABLE: [(u32, u32); 12] = [
-    // SO_REUSEADDR, SO_DONTROUTE, SO_KEEPALIVE, SO_PRIORITY, SO_REUSEPORT.
+const SETTABLE: [(u32, u32); 14] = [
+    // SO_REUSEADDR, SO_DONTROUTE, SO_BROADCAST, SO_KEEPALIVE, SO_PRIORITY, SO_REUSEPORT.
     (1, 2),
     (1, 5),
+    (1, 6),
     (1, 9),
     (1, 12),
     (1, 15),
@@ -37,6 +41,8 @@ const SETTABLE: [(u32, u32); 12] = [
     (6, 6),
     (6, 12),
     (6, 18),
+    // IP_TOS.
+    (0, 1),
     // IPV6_V6ONLY.
     (41, 26),
 ];
@@ -44,7 +50,7 @@ const SETTABLE: [(u32, u32); 12] = [
 /// The options of one socket.
 #[derive(Debug)]
 pub struct Options {
-    is_v6: bool,
+    family: Family,
     numbers: [i32; SETTABLE.len()],
     linger: [u8; 8],
     receive_nanos: u64,
@@ -54,9 +60,9 @@ pub struct Options {
 impl Options {
     /// What a socket starts with.
     #[must_use]
-    pub fn new(is_v6: bool) -> Self {
+    pub fn new(family: Family) -> Self {
         let numbers = [0; SETTABLE.len()];
-        Self { is_v6, numbers, linger: [0; 8], receive_nanos: NEVER, send_nanos: NEVER }
+        Self { family, numbers, linger: [0; 8], receive_nanos: NEVER, send_nanos: NEVER }
     }
 
     /// How long a read and a write may wait.
@@ -74,15 +80,13 @@ impl Options {
         let number = match (level, name) {
             (LEVEL_SOCKET, TYPE) => 1,
             (LEVEL_SOCKET, SEND_BYTES | RECEIVE_BYTES) => window,
-            (LEVEL_SOCKET, ACCEPTS) => 0,
+            (LEVEL_SOCKET, PROTOCOL) if self.family == Family::Unix => 0,
             (LEVEL_SOCKET, PROTOCOL) => 6,
-            (LEVEL_SOCKET, DOMAIN) => {
-                if self.is_v6 {
-                    10
-                } else {
-                    2
-                }
-            }
+            (LEVEL_SOCKET, DOMAIN) => match self.family {
+                Family::Unix => i32::from(FAMILY_UNIX),
+                Family::V4 => i32::from(FAMILY_V4),
+                Family::V6 => i32::from(FAMILY_V6),
+            },
             (LEVEL_SOCKET, LINGER) => return Ok(self.linger.to_vec()),
             (LEVEL_SOCKET, RECEIVE_TIMEOUT) => return Ok(timeout(self.receive_nanos)),
             (LEVEL_SOCKET, SEND_TIMEOUT) => return Ok(timeout(self.send_nanos)),
@@ -136,7 +140,7 @@ mod tests {
 
     #[test]
     fn options_are_kept_and_unknown_ones_refused() {
-        let mut options = Options::new(false);
+        let mut options = Options::new(Family::V4);
         options.set(6, 1, &1_i32.to_le_bytes()).unwrap();
         assert_eq!(options.get(6, 1), Ok(1_i32.to_le_bytes().to_vec()));
         assert_eq!(options.set(6, 99, &[0; 4]), Err(Errno::NOPROTOOPT));

@@ -6,6 +6,8 @@ use super::transfer::file;
 use super::{CallResult, DONE, value};
 use crate::errno::Errno;
 use crate::file::{self, OpenFile, flags};
+use crate::filesystem::lock::Held;
+use crate::filesystem::open;
 use crate::process::Call;
 
 const FCNTL_DUPLICATE: u32 = 0;
@@ -154,7 +156,8 @@ fn make_pipe(call: &mut Call<'_>, pipe_flags: u32) -> CallResult {
     if pipe_flags & PACKETS != 0 {
         return Err(Errno::INVAL);
     }
-    let (reader, writer) = file::pipe(&call.system.world, pipe_flags);
+    let account = call.process.memory.account();
+    let (reader, writer) = file::pipe(&call.system.world, account, pipe_flags);
     insert_pair(call, [reader, writer], pipe_flags & flags::CLOSE_ON_EXEC != 0, 0)
 }
 
@@ -217,6 +220,56 @@ pub(super) fn ftruncate(call: &mut Call<'_>) -> CallResult {
     let bytes = call.argument(1);
     file(call)?.truncate(bytes)?;
     DONE
+}
+
+/// `readahead`, `syncfs`: everything is in memory already.
+pub(super) fn checked_file(call: &mut Call<'_>) -> CallResult {
+    file(call)?;
+    DONE
+}
+
+/// Only the form that makes a file longer; what it does not keep in store is made when written.
+pub(super) fn fallocate(call: &mut Call<'_>) -> CallResult {
+    let (offset, bytes) = (call.argument(2), call.argument(3));
+    let file = file(call)?;
+    if call.unsigned_argument(1) != 0 {
+        return Err(Errno::OPNOTSUPP);
+    }
+    let end = i64::try_from(offset).ok().zip(i64::try_from(bytes).ok());
+    let end = end.filter(|(_, bytes)| *bytes > 0).ok_or(Errno::INVAL)?;
+    let end = end.0.checked_add(end.1).ok_or(Errno::FBIG)?.unsigned_abs();
+    if !flags::writes(file.flags()) {
+        return Err(Errno::BADF);
+    }
+    if end > file.stat()?.bytes {
+        file.truncate(end)?;
+    }
+    DONE
+}
+
+/// `flock`: a lock belongs to an open file, so a program can meet its own.
+pub(super) fn flock(call: &mut Call<'_>) -> CallResult {
+    const SHARED: u32 = 1;
+    const EXCLUSIVE: u32 = 2;
+    const DO_NOT_WAIT: u32 = 4;
+    const UNLOCK: u32 = 8;
+    let file = file(call)?;
+    let operation = call.unsigned_argument(1);
+    let wanted = match operation & !DO_NOT_WAIT {
+        SHARED => Held::Shared,
+        EXCLUSIVE => Held::Exclusive,
+        UNLOCK => Held::Nothing,
+        _ => return Err(Errno::INVAL),
+    };
+    match open::lock(&file, wanted, &call.system.world) {
+        Ok(()) => DONE,
+        Err(None) => Err(Errno::INVAL),
+        Err(Some(_)) if operation & DO_NOT_WAIT != 0 => Err(Errno::AGAIN),
+        Err(Some(released)) => {
+            call.wait_for(released);
+            Ok(call.block())
+        }
+    }
 }
 
 /// Advice that everything is in memory already follows by itself.

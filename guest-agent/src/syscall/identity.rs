@@ -22,6 +22,61 @@ pub(super) fn setuid(call: &mut Call<'_>) -> CallResult {
     if call.unsigned_argument(0) == 0 { DONE } else { Err(Errno::INVAL) }
 }
 
+/// As [`setuid`] for several: -1 leaves one as it is.
+pub(super) fn setresuid(call: &mut Call<'_>) -> CallResult {
+    let count = if matches!(call.task.context.number(), 113 | 114) { 2 } else { 3 };
+    let is_kept = |id: u32| id == 0 || id == u32::MAX;
+    if (0..count).all(|argument| is_kept(call.unsigned_argument(argument))) {
+        DONE
+    } else {
+        Err(Errno::PERM)
+    }
+}
+
+pub(super) fn getresuid(call: &mut Call<'_>) -> CallResult {
+    for address in [call.argument(0), call.argument(1), call.argument(2)] {
+        call.write_bytes(address, &[0; 4])?;
+    }
+    DONE
+}
+
+/// Its group is its own already.
+pub(super) fn setpgid(call: &mut Call<'_>) -> CallResult {
+    own(call)?;
+    let group = call.unsigned_argument(1);
+    if group == 0 || group == call.process.id.number() { DONE } else { Err(Errno::PERM) }
+}
+
+/// It leads its session already.
+pub(super) fn setsid(_call: &mut Call<'_>) -> CallResult {
+    Err(Errno::PERM)
+}
+
+/// There are no other groups.
+pub(super) fn setgroups(call: &mut Call<'_>) -> CallResult {
+    if call.argument(0) == 0 { DONE } else { Err(Errno::PERM) }
+}
+
+/// Programs have no capabilities beyond their container.
+pub(super) fn capget(call: &mut Call<'_>) -> CallResult {
+    const VERSION: u32 = 0x2008_0522;
+    const DATA_BYTES: usize = 24;
+    let (header, data) = (call.argument(0), call.argument(1));
+    let version = u32::from_le_bytes(call.read_bytes(header)?);
+    let pid = u32::from_le_bytes(call.read_bytes(header.wrapping_add(4))?);
+    if version != VERSION {
+        call.write_bytes(header, &VERSION.to_le_bytes())?;
+        return if data == 0 { DONE } else { Err(Errno::INVAL) };
+    }
+    if pid != 0 && pid != call.process.id.number() {
+        return Err(Errno::SRCH);
+    }
+    if data != 0 {
+        call.write_bytes(data, &[0; DATA_BYTES])?;
+    }
+    DONE
+}
+
 pub(super) fn getgroups(_call: &mut Call<'_>) -> CallResult {
     DONE
 }

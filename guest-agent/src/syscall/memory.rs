@@ -8,7 +8,7 @@ use super::{CallResult, DONE, value};
 use crate::errno::Errno;
 use crate::file::{FilePage, OpenFile, flags};
 use crate::memory::{ADDRESS_MIN, Access, Area, Kind, PAGE, Range, Sink};
-use crate::process::{Answer, Call};
+use crate::process::Call;
 
 const MAP_SHARED: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
@@ -71,10 +71,14 @@ pub(super) fn mmap(call: &mut Call<'_>) -> CallResult {
         None
     };
     let range = destination(call, hint, bytes, map_flags)?;
-    let area = Area { access, kind: Kind::Mapped, is_wiped_on_fork: false };
+    let kind = match &file {
+        Some(file) if is_shared => shared_kind(file),
+        _ => Kind::Mapped,
+    };
+    let area = Area { access, kind, is_wiped_on_fork: false };
     call.process.memory.map(range, area)?;
     let filled = match file {
-        Some(file) => fill_from_file(call, &file, range, offset, access),
+        Some(file) => fill_from_file(call, &file, range, offset, area),
         None => {
             let is_eager = bytes <= EAGER_BYTES || map_flags & MAP_POPULATE != 0;
             let result = if is_eager && !access.is_none() { populate(call, range) } else { Ok(()) };
@@ -89,13 +93,28 @@ pub(super) fn mmap(call: &mut Call<'_>) -> CallResult {
     value(range.start)
 }
 
-/// Memory is not shared between processes or with files yet, so a store to a shared mapping of
-/// a file could not reach the file: refused rather than lost.
+/// How a shared mapping of a file relates to it. What comes from an image never changes: a copy
+/// of its pages is as good as the pages.
+fn shared_kind(file: &OpenFile) -> Kind {
+    match file.share_page(0) {
+        Err(Errno::NODEV) => Kind::Mapped,
+        _ if flags::writes(file.flags()) => Kind::Shared,
+        _ => Kind::SharedReadOnly,
+    }
+}
+
+/// A store to a shared mapping has to reach the file, or is refused rather than lost.
 fn check_file(file: &OpenFile, is_shared: bool, access: Access) -> Result<(), Errno> {
     if !flags::reads(file.flags()) {
         return Err(Errno::ACCES);
     }
-    if is_shared && access.is_writable { Err(Errno::NODEV) } else { Ok(()) }
+    if !is_shared || !access.is_writable {
+        return Ok(());
+    }
+    if !flags::writes(file.flags()) {
+        return Err(Errno::ACCES);
+    }
+    if shared_kind(file) == Kind::Shared { Ok(()) } else { Err(Errno::NODEV) }
 }
 
 fn destination(call: &Call<'_>, hint: u64, bytes: u64, map_flags: u64) -> Result<Range, Errno> {
@@ -117,13 +136,14 @@ fn populate(call: &mut Call<'_>, range: Range) -> Result<(), Errno> {
     call.process.memory.populate(range)
 }
 
-/// A mapping of a file is its own copy, made at once; pages in the image window are not copied.
+/// A private mapping of a file is its own copy, made at once; pages in the image window are not
+/// copied. A shared one has the file's own pages, as many as there are now.
 fn fill_from_file(
     call: &mut Call<'_>,
     file: &OpenFile,
     range: Range,
     offset: u64,
-    access: Access,
+    area: Area,
 ) -> Result<(), Errno> {
     let length = file.stat()?.bytes;
     let mut page = range.start;
@@ -132,11 +152,15 @@ fn fill_from_file(
         if at >= length {
             break;
         }
-        let backing = match file.map_page(at)? {
-            FilePage::Window(gpa) => Backing::Window(gpa),
-            FilePage::Bytes => Backing::Frame(copied_page(file, at)?),
+        let backing = if area.kind.is_shared() {
+            Backing::Frame(file.share_page(at)?)
+        } else {
+            match file.map_page(at)? {
+                FilePage::Window(gpa) => Backing::Window(gpa),
+                FilePage::Bytes => Backing::Frame(copied_page(file, at)?),
+            }
         };
-        call.process.memory.map_backing(page, backing, access)?;
+        call.process.memory.map_backing(page, backing, area.access)?;
         page += PAGE_BYTES;
     }
     Ok(())
@@ -197,6 +221,10 @@ pub(super) fn mremap(call: &mut Call<'_>) -> CallResult {
     if old.end > found.end {
         return Err(Errno::FAULT);
     }
+    // Where a file's pages would come from is not remembered.
+    if area.kind.is_shared() && new_bytes > old.bytes() {
+        return Err(Errno::NOMEM);
+    }
     if !is_fixed && new_bytes <= old.bytes() {
         memory.unmap(Range { start: old.start + new_bytes, end: old.end });
         return value(old.start);
@@ -220,12 +248,33 @@ pub(super) fn mremap(call: &mut Call<'_>) -> CallResult {
     };
     memory.map(target, area)?;
     let kept = Range { start: old.start, end: old.start + old.bytes().min(new_bytes) };
-    memory.move_pages(kept, target.start, area.access)?;
+    memory.move_pages(kept, target.start, area)?;
     memory.unmap(old);
     value(target.start)
 }
 
-/// Nothing is written back, because nothing that can be written is shared with a file.
+/// `mlock`, `munlock`: nothing is ever swapped, so all a lock has to do is make the pages.
+pub(super) fn mlock(call: &mut Call<'_>) -> CallResult {
+    const MUNLOCK: u64 = 150;
+    let (start, bytes) = (call.argument(0), call.argument(1));
+    let into = start % PAGE_BYTES;
+    let range = range(start - into, bytes.checked_add(into).ok_or(Errno::INVAL)?)?;
+    if !call.process.memory.is_used(range) {
+        return Err(Errno::NOMEM);
+    }
+    if call.task.context.number() != MUNLOCK {
+        call.process.memory.populate_all(range)?;
+    }
+    DONE
+}
+
+/// As [`mlock`] for everything there is and will be; the pages are made when touched.
+pub(super) fn mlockall(call: &mut Call<'_>) -> CallResult {
+    let lock_flags = call.unsigned_argument(0);
+    if lock_flags == 0 || lock_flags & !7 != 0 { Err(Errno::INVAL) } else { DONE }
+}
+
+/// Nothing has to be written back: shared pages are the file's own.
 pub(super) fn msync(call: &mut Call<'_>) -> CallResult {
     range(call.argument(0), call.argument(1))?;
     DONE
@@ -240,7 +289,7 @@ pub(super) fn madvise(call: &mut Call<'_>) -> CallResult {
     match call.task.context.argument(2) {
         // Freed memory may be gone at once.
         ADVICE_DONT_NEED | ADVICE_FREE => {
-            memory.discard(range);
+            memory.forget(range);
             DONE
         }
         ADVICE_WIPE_ON_FORK => {
@@ -252,14 +301,11 @@ pub(super) fn madvise(call: &mut Call<'_>) -> CallResult {
             DONE
         }
         ADVICE_POPULATE_READ | ADVICE_POPULATE_WRITE => {
-            let mut page = range.start;
-            while page < range.end {
-                let (found, _) = memory.area_at(page).ok_or(Errno::NOMEM)?;
-                let end = found.end.min(range.end);
-                memory.populate(Range { start: page, end })?;
-                page = end;
+            if !memory.is_used(range) {
+                return Err(Errno::NOMEM);
             }
-            Ok(Answer::Value(0))
+            memory.populate_all(range)?;
+            DONE
         }
         // Hints, and marks for a fork or a dump that follows the areas anyway.
         ADVICE_NORMAL..=ADVICE_WILL_NEED

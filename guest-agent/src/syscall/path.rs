@@ -10,7 +10,7 @@ use crate::errno::Errno;
 use crate::file::{DirectoryEntry, OpenFile, flags};
 use crate::filesystem::{Caller, PATH_BYTES_MAX, View};
 use crate::process::Call;
-use crate::time::{decode_timespec, nanos_part};
+use crate::time::{SECOND_NANOS, decode_timespec, decode_timeval, nanos_part};
 
 /// Descriptor that means the current directory (`AT_FDCWD`).
 const CURRENT_DIRECTORY: i32 = -100;
@@ -287,6 +287,15 @@ pub(super) fn fchmodat(call: &mut Call<'_>) -> CallResult {
     DONE
 }
 
+pub(super) fn fchmodat2(call: &mut Call<'_>) -> CallResult {
+    match call.unsigned_argument(3) {
+        0 => fchmodat(call),
+        // A link's own mode cannot be changed, as on Linux.
+        NO_FOLLOW => Err(Errno::OPNOTSUPP),
+        _ => Err(Errno::INVAL),
+    }
+}
+
 /// Everything belongs to user and group 0: only they can be given it.
 fn check_owner(user: u32, group: u32) -> CallResult {
     let is_kept = |id: u32| id == 0 || id == u32::MAX;
@@ -329,6 +338,52 @@ pub(super) fn utimensat(call: &mut Call<'_>) -> CallResult {
         view.set_times(caller, at.directory(), &at.path, times, follows)
     })?;
     DONE
+}
+
+/// Times as `struct utimbuf` has them: seconds.
+pub(super) fn utime(call: &mut Call<'_>) -> CallResult {
+    let (at, address) = (At::current(call, 0)?, call.argument(1));
+    let mut times = [Some(realtime_nanos()); 2];
+    if address != 0 {
+        for (time, place) in times.iter_mut().zip([0, 8]) {
+            let seconds = u64::from_le_bytes(call.read_bytes(address.wrapping_add(place))?);
+            *time = Some(seconds.saturating_mul(SECOND_NANOS));
+        }
+    }
+    set_times(call, &at, times)
+}
+
+pub(super) fn utimes(call: &mut Call<'_>) -> CallResult {
+    let at = At::current(call, 0)?;
+    let times = read_timevals(call, call.argument(1))?;
+    set_times(call, &at, times)
+}
+
+pub(super) fn futimesat(call: &mut Call<'_>) -> CallResult {
+    let times = read_timevals(call, call.argument(2))?;
+    if call.argument(1) == 0 {
+        super::transfer::file(call)?.set_times(times)?;
+        return DONE;
+    }
+    let at = At::read(call, 0)?;
+    set_times(call, &at, times)
+}
+
+fn set_times(call: &Call<'_>, at: &At, times: [Option<u64>; 2]) -> CallResult {
+    with_caller(call, |view, caller| {
+        view.set_times(caller, at.directory(), &at.path, times, true)
+    })?;
+    DONE
+}
+
+fn read_timevals(call: &mut Call<'_>, address: u64) -> Result<[Option<u64>; 2], Errno> {
+    let mut times = [Some(realtime_nanos()); 2];
+    if address != 0 {
+        for (time, place) in times.iter_mut().zip([0, 16]) {
+            *time = Some(decode_timeval(&call.read_bytes(address.wrapping_add(place))?)?);
+        }
+    }
+    Ok(times)
 }
 
 fn read_times(call: &mut Call<'_>, address: u64) -> Result<[Option<u64>; 2], Errno> {

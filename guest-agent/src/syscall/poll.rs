@@ -276,6 +276,13 @@ pub(super) fn epoll_pwait(call: &mut Call<'_>) -> CallResult {
     epoll_wait(call)
 }
 
+pub(super) fn epoll_pwait2(call: &mut Call<'_>) -> CallResult {
+    let (mask, mask_bytes) = (call.argument(4), call.argument(5));
+    set_timeout(call, call.argument(3))?;
+    set_mask(call, mask, mask_bytes)?;
+    wait_for_events(call)
+}
+
 fn wait_for_events(call: &mut Call<'_>) -> CallResult {
     let set = super::transfer::file(call)?;
     let epoll = set.epoll().ok_or(Errno::INVAL)?;

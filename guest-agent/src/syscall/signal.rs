@@ -1,12 +1,15 @@
 //! Signal actions, masks, stacks, and sending.
 
-use super::{CallResult, DONE};
+use machine::clock::monotonic_nanos;
+
+use super::{CallResult, DONE, value};
 use crate::errno::Errno;
 use crate::identity::TaskId;
 use crate::process::{Answer, Call, Effect};
 use crate::signal::{
     Action, AlternateStack, CODE_THREAD, CODE_USER, Information, Signal, SignalSet,
 };
+use crate::time::{after, decode_timespec};
 
 const MASK_BLOCK: u32 = 0;
 const MASK_UNBLOCK: u32 = 1;
@@ -125,7 +128,7 @@ fn wanted(call: &Call<'_>, argument: usize) -> Result<Option<Signal>, Errno> {
 }
 
 fn information(call: &Call<'_>, signal: Signal, code: i32) -> Information {
-    Information { signal, code, value: u64::from(call.process.id.number()) }
+    Information { signal, code, value: u64::from(call.process.id.number()), data: 0 }
 }
 
 /// A process can signal itself; others it does not see.
@@ -166,6 +169,74 @@ fn signal_task(call: &mut Call<'_>, task: i32, argument: usize) -> CallResult {
     }
     if let Some(signal) = signal {
         let information = information(call, signal, CODE_THREAD);
+        call.system.effects.push(Effect::SignalTask(task, information));
+    }
+    DONE
+}
+
+/// Takes one of the signals in a set instead of having it delivered.
+pub(super) fn rt_sigtimedwait(call: &mut Call<'_>) -> CallResult {
+    check_set_bytes(call.argument(3))?;
+    let awaited = read_set(call, call.argument(0))?;
+    let (information_at, timeout) = (call.argument(1), call.argument(2));
+    if !call.task.call.has_waited && timeout != 0 {
+        let nanos = decode_timespec(&call.read_bytes(timeout)?)?;
+        call.deadline(after(monotonic_nanos(), nanos));
+    }
+    let others = SignalSet::mask(!awaited.bits());
+    let taken = call.task.pending.take(others).or_else(|| call.process.pending.take(others));
+    if let Some(information) = taken {
+        if information_at != 0 {
+            call.write_bytes(information_at, &information.encode())?;
+        }
+        return value(information.signal.number());
+    }
+    if call.is_late() {
+        return Err(Errno::AGAIN);
+    }
+    call.task.call.awaited = awaited;
+    call.block_once()
+}
+
+/// Reads what a sender says of its signal; only the kernel may claim to be the kernel.
+fn read_information(
+    call: &mut Call<'_>,
+    signal: usize,
+    address: u64,
+) -> Result<Option<Information>, Errno> {
+    let bytes = call.read_bytes::<32>(address)?;
+    let Some(signal) = wanted(call, signal)? else { return Ok(None) };
+    let word = |at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_le_bytes(word)
+    };
+    let code = i32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+    Ok(Some(Information { signal, code, value: word(16), data: word(24) }))
+}
+
+pub(super) fn rt_sigqueueinfo(call: &mut Call<'_>) -> CallResult {
+    let process = call.process.id;
+    let address = call.argument(2);
+    let information = read_information(call, 1, address)?;
+    if call.unsigned_argument(0) != process.number() {
+        return Err(Errno::SRCH);
+    }
+    if let Some(information) = information {
+        call.system.effects.push(Effect::SignalProcess(process, information));
+    }
+    DONE
+}
+
+pub(super) fn rt_tgsigqueueinfo(call: &mut Call<'_>) -> CallResult {
+    let address = call.argument(3);
+    let information = read_information(call, 2, address)?;
+    let task = TaskId::from_number(call.unsigned_argument(1));
+    let is_own = call.unsigned_argument(0) == call.process.id.number();
+    if !is_own || !call.process.tasks.contains(&task) {
+        return Err(Errno::SRCH);
+    }
+    if let Some(information) = information {
         call.system.effects.push(Effect::SignalTask(task, information));
     }
     DONE

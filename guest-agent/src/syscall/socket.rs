@@ -1,12 +1,13 @@
 //! Socket calls.
 
+use super::descriptor::insert_pair;
 use super::transfer::{file, wait_for_file, write_all};
 use super::{CallResult, DONE, value};
 use crate::errno::Errno;
 use crate::file::{OpenFile, flags};
 use crate::memory::{Sink, Vectors};
 use crate::process::{Answer, Call};
-use crate::socket::{Socket, SocketAddress};
+use crate::socket::{Name, Socket, SocketAddress};
 
 /// `SOCK_CLOEXEC` is `O_CLOEXEC`.
 const CLOSE_ON_EXEC: u32 = flags::CLOSE_ON_EXEC;
@@ -34,10 +35,11 @@ pub(super) fn socket(call: &mut Call<'_>) -> CallResult {
     value(call.process.descriptors.insert(file, kind & CLOSE_ON_EXEC != 0, 0)?)
 }
 
-/// Two connected sockets within a container do not exist yet.
 pub(super) fn socketpair(call: &mut Call<'_>) -> CallResult {
-    let _ = call;
-    Err(Errno::AFNOSUPPORT)
+    let (domain, kind) = (call.unsigned_argument(0), call.unsigned_argument(1));
+    let protocol = call.unsigned_argument(2);
+    let pair = call.process.network.socket_pair(domain, kind, protocol)?;
+    insert_pair(call, pair, kind & CLOSE_ON_EXEC != 0, 3)
 }
 
 fn read_address(call: &mut Call<'_>, address: u64, length: u32) -> Result<SocketAddress, Errno> {
@@ -51,7 +53,7 @@ fn read_address(call: &mut Call<'_>, address: u64, length: u32) -> Result<Socket
 /// Writes as much of an address as there is room for, and its whole length.
 fn write_address(
     call: &mut Call<'_>,
-    found: &SocketAddress,
+    found: &Name,
     address: u64,
     length_at: u64,
 ) -> CallResult {
@@ -86,29 +88,46 @@ pub(super) fn connect(call: &mut Call<'_>) -> CallResult {
     }
 }
 
-/// Nothing listens in a container yet.
 pub(super) fn bind(call: &mut Call<'_>) -> CallResult {
-    refuse(call)
+    let file = file(call)?;
+    let socket = socket_of(&file)?;
+    let (address, length) = (call.argument(1), call.unsigned_argument(2));
+    socket.bind(&read_address(call, address, length)?)?;
+    DONE
 }
 
-/// As [`bind`].
 pub(super) fn listen(call: &mut Call<'_>) -> CallResult {
-    refuse(call)
+    let backlog = call.unsigned_argument(1);
+    socket_of(&*file(call)?)?.listen(backlog)?;
+    DONE
 }
 
-/// As [`bind`].
 pub(super) fn accept(call: &mut Call<'_>) -> CallResult {
-    refuse(call)
+    accept_with(call, 0)
 }
 
-/// As [`bind`].
 pub(super) fn accept4(call: &mut Call<'_>) -> CallResult {
-    refuse(call)
+    let accept_flags = call.unsigned_argument(3);
+    if accept_flags & !(CLOSE_ON_EXEC | flags::NONBLOCK) != 0 {
+        return Err(Errno::INVAL);
+    }
+    accept_with(call, accept_flags)
 }
 
-fn refuse(call: &mut Call<'_>) -> CallResult {
-    socket_of(&*file(call)?)?;
-    Err(Errno::OPNOTSUPP)
+fn accept_with(call: &mut Call<'_>, accept_flags: u32) -> CallResult {
+    let file = file(call)?;
+    let (accepted, peer) = match socket_of(&file)?.accept(accept_flags) {
+        Err(Errno::AGAIN) => return wait_for_file(call, &file, false),
+        accepted => accepted?,
+    };
+    let (address, length_at) = (call.argument(1), call.argument(2));
+    let closes = accept_flags & CLOSE_ON_EXEC != 0;
+    let descriptor = call.process.descriptors.insert(accepted, closes, 0)?;
+    if let Err(error) = write_address(call, &peer, address, length_at) {
+        call.process.descriptors.remove(descriptor)?;
+        return Err(error);
+    }
+    value(descriptor)
 }
 
 pub(super) fn sendto(call: &mut Call<'_>) -> CallResult {

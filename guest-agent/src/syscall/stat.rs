@@ -1,9 +1,12 @@
 //! `stat` in its forms.
 
+use abi::layout::PAGE_BYTES;
+
 use super::path::{At, EMPTY_PATH, NO_FOLLOW, read_path, with_caller};
 use super::{CallResult, DONE};
 use crate::errno::Errno;
 use crate::file::Stat;
+use crate::filesystem::NAME_BYTES_MAX;
 use crate::process::Call;
 use crate::time::encode_timespec;
 
@@ -59,6 +62,39 @@ fn stat_at(call: &mut Call<'_>, at_flags: u32) -> Result<Stat, Errno> {
     let path: &[u8] = if is_file { b"." } else { &at.path };
     let follows = at_flags & NO_FOLLOW == 0;
     with_caller(call, |view, caller| view.stat(caller, at.directory(), path, follows))
+}
+
+pub(super) fn statfs(call: &mut Call<'_>) -> CallResult {
+    let path = read_path(call, call.argument(0))?;
+    let found = with_caller(call, |view, caller| view.stat(caller, None, &path, true))?;
+    write_statfs(call, &found)
+}
+
+pub(super) fn fstatfs(call: &mut Call<'_>) -> CallResult {
+    let found = super::transfer::file(call)?.stat()?;
+    write_statfs(call, &found)
+}
+
+/// A `struct statfs`: all there is to fill is the container's memory.
+fn write_statfs(call: &mut Call<'_>, found: &Stat) -> CallResult {
+    const TYPE_TMPFS: u64 = 0x0102_1994;
+    const TYPE_PROC: u64 = 0x9fa0;
+    let account = call.process.memory.account();
+    let is_proc = found.device == crate::filesystem::PROC_DEVICE;
+    let pages = if is_proc { 0 } else { account.limit_bytes() / PAGE_BYTES };
+    let used = if is_proc { 0 } else { account.used_bytes() / PAGE_BYTES };
+    let mut fields = Fields::<120>::new();
+    let kind = if is_proc { TYPE_PROC } else { TYPE_TMPFS };
+    let free = pages - used;
+    for word in [kind, PAGE_BYTES, pages, free, free, pages, free, 0] {
+        fields.u64(word);
+    }
+    for word in [NAME_BYTES_MAX as u64, PAGE_BYTES, 0, 0, 0, 0, 0] {
+        fields.u64(word);
+    }
+    let address = call.argument(1);
+    call.write_bytes(address, &fields.bytes)?;
+    DONE
 }
 
 /// Bytes of fields put one behind the other.

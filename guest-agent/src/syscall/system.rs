@@ -71,13 +71,15 @@ pub(super) fn sysinfo(call: &mut Call<'_>) -> CallResult {
 }
 
 pub(super) fn getrusage(call: &mut Call<'_>) -> CallResult {
-    let usage = call.process.usage();
+    let peak_bytes = call.process.memory.account().peak_bytes();
     let mut bytes = [0; 144];
     match call.int_argument(0) {
         // SELF, THREAD. Time in the kernel is not told apart.
-        0 | 1 => {
-            bytes[..16].copy_from_slice(&encode_timeval(usage.run_nanos));
-            let kilobytes = usage.memory_peak_bytes / 1024;
+        who @ (0 | 1) => {
+            let before = if who == 0 { call.process.run_nanos } else { call.task.run_nanos };
+            let run_nanos = before + call.system.turn_nanos();
+            bytes[..16].copy_from_slice(&encode_timeval(run_nanos));
+            let kilobytes = peak_bytes / 1024;
             bytes[32..40].copy_from_slice(&kilobytes.to_le_bytes());
         }
         // CHILDREN.
@@ -93,7 +95,7 @@ pub(super) fn times(call: &mut Call<'_>) -> CallResult {
     let address = call.argument(0);
     if address != 0 {
         let mut bytes = [0; 32];
-        let ticks = call.process.run_nanos / TICK_NANOS;
+        let ticks = (call.process.run_nanos + call.system.turn_nanos()) / TICK_NANOS;
         bytes[..8].copy_from_slice(&ticks.to_le_bytes());
         call.write_bytes(address, &bytes)?;
     }

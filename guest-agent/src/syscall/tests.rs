@@ -68,6 +68,8 @@ impl Fixture {
         let root = Rc::new(tree::with_skeleton(None, 2).unwrap());
         let account = Account::new(LIMIT);
         let view = View::new(Tree::new(&world, &account, &root, Some(&package), None));
+        let network =
+            Network::new(1, &crate::socket::unconnected(&World::new()), &account, None);
         let stdio = [0, 0, 0].map(|value| eventfd(&world, value, 0));
         let mut processes = Processes::new(world);
         let process = processes
@@ -75,7 +77,7 @@ impl Fixture {
                 container: 1,
                 view,
                 account,
-                network: Network::new(1, &crate::socket::unconnected(&World::new())),
+                network,
                 path: b"/var/task/bootstrap".to_vec(),
                 arguments: vec![b"bootstrap".to_vec()],
                 environment: vec![b"A=B".to_vec()],

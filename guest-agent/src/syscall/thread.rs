@@ -98,6 +98,11 @@ fn exit_status(call: &Call<'_>) -> u8 {
     call.int_argument(0).to_le_bytes()[0]
 }
 
+/// A process without children has none to wait for.
+pub(super) fn wait(_call: &mut Call<'_>) -> CallResult {
+    Err(Errno::CHILD)
+}
+
 pub(super) fn gettid(call: &mut Call<'_>) -> CallResult {
     value(call.task.id.number())
 }
@@ -107,9 +112,24 @@ pub(super) fn set_tid_address(call: &mut Call<'_>) -> CallResult {
     gettid(call)
 }
 
-/// The list matters for locks shared between processes that die; there are none.
 pub(super) fn set_robust_list(call: &mut Call<'_>) -> CallResult {
-    if call.argument(1) == ROBUST_LIST_BYTES { DONE } else { Err(Errno::INVAL) }
+    if call.argument(1) != ROBUST_LIST_BYTES {
+        return Err(Errno::INVAL);
+    }
+    call.task.robust_list = call.argument(0);
+    DONE
+}
+
+/// A task can ask for its own list.
+pub(super) fn get_robust_list(call: &mut Call<'_>) -> CallResult {
+    let asked = call.unsigned_argument(0);
+    if asked != 0 && asked != call.task.id.number() {
+        return Err(Errno::SRCH);
+    }
+    let (head_at, bytes_at, head) = (call.argument(1), call.argument(2), call.task.robust_list);
+    call.write_bytes(bytes_at, &ROBUST_LIST_BYTES.to_le_bytes())?;
+    call.write_bytes(head_at, &head.to_le_bytes())?;
+    DONE
 }
 
 pub(super) fn arch_prctl(call: &mut Call<'_>) -> CallResult {

@@ -4,7 +4,7 @@ use machine::clock::{monotonic_nanos, realtime_nanos};
 
 use super::{CallResult, DONE, value};
 use crate::errno::Errno;
-use crate::process::{Answer, Call};
+use crate::process::{Answer, Call, Schedule};
 use crate::time::{
     Clock, NEVER, SECOND_NANOS, after, decode_timespec, decode_timeval, encode_timespec,
     encode_timeval,
@@ -16,19 +16,28 @@ const ABSOLUTE: u32 = 1;
 const TIMER_REAL: u32 = 0;
 
 /// What a clock says, nanoseconds.
-fn read_clock(call: &Call<'_>, clock: Clock) -> u64 {
+pub(super) fn read_clock(call: &Call<'_>, clock: Clock) -> u64 {
     match clock {
         Clock::Realtime => realtime_nanos(),
         Clock::Monotonic => monotonic_nanos(),
-        Clock::Process => call.process.run_nanos,
+        Clock::Process => call.process.run_nanos + call.system.turn_nanos(),
+        Clock::Thread => call.task.run_nanos + call.system.turn_nanos(),
     }
 }
 
-/// A program's clock id; negative ones name the CPU clock of a process or task.
-fn clock(call: &Call<'_>) -> Result<Clock, Errno> {
-    match u64::try_from(call.int_argument(0)) {
-        Ok(number) => Clock::from_number(number),
-        Err(_) => Ok(Clock::Process),
+/// A program's clock id; negative ones name the CPU clock of a process or a task by its number
+/// (`MAKE_PROCESS_CPUCLOCK`). Only the caller's own can be asked for.
+pub(super) fn clock(call: &Call<'_>) -> Result<Clock, Errno> {
+    let id = call.int_argument(0);
+    if let Ok(number) = u64::try_from(id) {
+        return Clock::from_number(number);
+    }
+    let (owner, is_thread) = (u32::try_from(!(id >> 3)).unwrap_or(0), id & 4 != 0);
+    let own = if is_thread { call.task.id.number() } else { call.process.id.number() };
+    match (owner == 0 || owner == own, is_thread) {
+        (true, true) => Ok(Clock::Thread),
+        (true, false) => Ok(Clock::Process),
+        (false, _) => Err(Errno::INVAL),
     }
 }
 
@@ -75,7 +84,7 @@ pub(super) fn nanosleep(call: &mut Call<'_>) -> CallResult {
 
 pub(super) fn clock_nanosleep(call: &mut Call<'_>) -> CallResult {
     let clock = clock(call)?;
-    if clock == Clock::Process {
+    if matches!(clock, Clock::Process | Clock::Thread) {
         return Err(Errno::OPNOTSUPP);
     }
     let nanos = decode_timespec(&call.read_bytes(call.argument(2))?)?;
@@ -104,19 +113,23 @@ fn sleep_until(call: &mut Call<'_>, deadline: u64, rest: u64) -> CallResult {
     Err(Errno::INTR)
 }
 
-/// Time left to the alarm, and its interval.
-fn alarm_state(call: &Call<'_>) -> (u64, u64) {
-    let left = match call.process.alarm_nanos {
+/// Time left to an instant: 0 for one that never comes, at least 1 for one that does.
+pub(super) fn left_nanos(at_nanos: u64) -> u64 {
+    match at_nanos {
         NEVER => 0,
         at => at.saturating_sub(monotonic_nanos()).max(1),
-    };
-    (left, call.process.alarm_interval_nanos)
+    }
+}
+
+/// Time left to the alarm, and its interval.
+fn alarm_state(call: &Call<'_>) -> (u64, u64) {
+    let Schedule { at_nanos, interval_nanos } = call.process.alarm;
+    (left_nanos(at_nanos), interval_nanos)
 }
 
 fn set_alarm(call: &mut Call<'_>, nanos: u64, interval_nanos: u64) {
-    let at = if nanos == 0 { NEVER } else { after(monotonic_nanos(), nanos) };
-    call.process.alarm_nanos = at;
-    call.process.alarm_interval_nanos = interval_nanos;
+    let at_nanos = if nanos == 0 { NEVER } else { after(monotonic_nanos(), nanos) };
+    call.process.alarm = Schedule { at_nanos, interval_nanos };
     // The kernel has to look at its deadlines again.
     call.system.is_yielding = true;
 }
@@ -147,6 +160,7 @@ pub(super) fn setitimer(call: &mut Call<'_>) -> CallResult {
 }
 
 fn check_timer(call: &Call<'_>) -> Result<(), Errno> {
+    // The clocks of time in user mode and in all are not told apart.
     if call.unsigned_argument(0) == TIMER_REAL { Ok(()) } else { Err(Errno::INVAL) }
 }
 

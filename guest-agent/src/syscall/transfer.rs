@@ -52,6 +52,23 @@ pub(super) fn pwritev(call: &mut Call<'_>) -> CallResult {
     write_at(call, &vectors)
 }
 
+/// `preadv2`: position -1 is the file's own; flags are hints or not offered.
+pub(super) fn preadv2(call: &mut Call<'_>) -> CallResult {
+    check_transfer_flags(call)?;
+    if call.argument(3) == u64::MAX { readv(call) } else { preadv(call) }
+}
+
+/// As [`preadv2`].
+pub(super) fn pwritev2(call: &mut Call<'_>) -> CallResult {
+    check_transfer_flags(call)?;
+    if call.argument(3) == u64::MAX { writev(call) } else { pwritev(call) }
+}
+
+/// HIPRI, DSYNC and SYNC hold for files in memory anyway.
+fn check_transfer_flags(call: &Call<'_>) -> Result<(), Errno> {
+    if call.unsigned_argument(5) & !7 == 0 { Ok(()) } else { Err(Errno::OPNOTSUPP) }
+}
+
 pub(super) fn lseek(call: &mut Call<'_>) -> CallResult {
     let file = file(call)?;
     let offset = call.argument(1).cast_signed();
@@ -155,7 +172,7 @@ fn write_stopped(call: &mut Call<'_>, file: &OpenFile, error: Errno, done: u64) 
         _ if done != 0 => value(done),
         Errno::PIPE => {
             let pid = u64::from(call.process.id.number());
-            let information = Information { signal: Signal::PIPE, code: CODE_KERNEL, value: pid };
+            let information = Information { signal: Signal::PIPE, code: CODE_KERNEL, value: pid, data: 0 };
             if !call.process.actions.ignores(Signal::PIPE) {
                 call.task.pending.add(information);
             }

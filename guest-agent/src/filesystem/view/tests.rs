@@ -230,7 +230,7 @@ fn a_process_sees_itself_in_proc() {
 fn open_files_are_reached_through_their_descriptors() {
     let view = view();
     let mut descriptors = Descriptors::new();
-    let (reader, writer) = crate::file::pipe(view.tree().world(), 0);
+    let (reader, writer) = crate::file::pipe(view.tree().world(), view.tree().account(), 0);
     descriptors.insert(reader, false, 0).unwrap();
     descriptors.insert(writer, false, 0).unwrap();
     descriptors.insert(open(&view, "/tmp/a", CREATE).unwrap(), false, 0).unwrap();

@@ -3,7 +3,7 @@
 
 use core::cell::Cell;
 
-use crate::world::{Event, ObjectId, World};
+use super::{Event, ObjectId, World};
 
 /// Says that the readiness of its owner may have grown.
 #[derive(Debug)]
