@@ -161,6 +161,14 @@ fn rust_programs_use_threads_and_tcp() {
     client.deploy(("ada", "tokio"), &package).unwrap();
     let said = text(&run(&mut client, "ada", "tokio", b""));
     assert_eq!(said, "ok tasks\nok timers\nok tcp\nall ok\n");
+
+    // Both ends in the container.
+    for (name, steps) in [("rust-probe", 10), ("tokio-probe", 4)] {
+        client.deploy(("ada", "loopback"), &self::package(name, &["loopback"])).unwrap();
+        let said = text(&run(&mut client, "ada", "loopback", b""));
+        assert!(said.ends_with("ok tcp\nall ok\n"), "{name}: {said}");
+        assert_eq!(said.lines().count(), steps, "{name}: {said}");
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ deploy faults --program ./faults -- segv
 deploy three --program ./faults -- exit 3
 deploy uname --program ./uname
 deploy pie --program ./noop-pie
-deploy probe --program ./rust-probe
+deploy probe --program ./rust-probe -- loopback
 deploy lua --program ./lua
 deploy sha --program ./busybox -- sha256sum
 
