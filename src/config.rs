@@ -180,11 +180,9 @@ pub struct Log {
     pub connect_timeout_millis: u64,
     /// Records of a VM that is gone are still delivered for this long, seconds.
     pub linger_seconds: u64,
-    /// How long an answer waits so that its account says what became of the log, milliseconds.
-    /// 0: never.
+    /// How long an answer waits, when its client asks for that, so that its account says what
+    /// became of the log, milliseconds. 0: never.
     pub account_wait_millis: u64,
-    /// Bytes of a program's log that go back to the client with the answer.
-    pub tail_bytes_max: u32,
 }
 
 /// Connections that leave a VM.
@@ -276,8 +274,7 @@ impl Default for Log {
             retry_max_millis: 30_000,
             connect_timeout_millis: 5_000,
             linger_seconds: 30,
-            account_wait_millis: 0,
-            tail_bytes_max: 64 * 1024,
+            account_wait_millis: 5_000,
         }
     }
 }
@@ -443,6 +440,12 @@ impl Config {
     #[must_use]
     pub fn poll_nanos(&self) -> Nanos {
         u64::from(self.vm.poll_micros) * 1_000
+    }
+
+    /// How long an outcome may be held for its log, nanoseconds.
+    #[must_use]
+    pub fn account_wait_nanos(&self) -> Nanos {
+        nanos(Duration::from_millis(self.log.account_wait_millis))
     }
 
     /// How long a shard without work polls, nanoseconds.

@@ -18,25 +18,33 @@ type Out = Producer<&'static SharedMemory>;
 pub struct Outlet {
     producer: Out,
     has_news: bool,
+    /// The node was asked to ring when there is room.
+    waits: bool,
 }
 
 impl Outlet {
     fn new(layout: QueueLayout) -> Self {
-        Self { producer: Producer::new(machine::region::memory(), layout), has_news: false }
+        let producer = Producer::new(machine::region::memory(), layout);
+        Self { producer, has_news: false, waits: false }
     }
 
     /// Whether a frame fits now. Where none does, the node will ring when one does.
     pub fn has_room(&mut self) -> bool {
-        if self.room() > 0 {
-            return true;
+        let mut has_room = self.room() > 0;
+        if !has_room && !self.waits {
+            self.wait(true);
+            // The node may have made room just before it could see that we wait.
+            has_room = self.room() > 0;
         }
-        self.producer.wait_for_room(true);
-        // The node may have made room just before it could see that we wait.
-        let has_room = self.room() > 0;
-        if has_room {
-            self.producer.wait_for_room(false);
+        if has_room && self.waits {
+            self.wait(false);
         }
         has_room
+    }
+
+    fn wait(&mut self, waits: bool) {
+        self.producer.wait_for_room(waits);
+        self.waits = waits;
     }
 
     /// Sends a frame there is room for.

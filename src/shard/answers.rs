@@ -12,9 +12,6 @@ use crate::pool::{Answer, Blame};
 use crate::socket::answer::{Outcome, Room};
 use crate::socket::request::OPTION_SETTLE_LOGS;
 
-/// Longest time an outcome is held for its log to be delivered, when the client asked for that.
-const SETTLE_NANOS_MAX: Nanos = 5_000_000_000;
-
 /// What a guest said about the end of an invoke.
 pub(super) struct Ending<'a> {
     pub(super) vm: VmId,
@@ -69,7 +66,7 @@ impl Engine {
             self.held.push(Held {
                 client: running.client,
                 request: running.request,
-                until: now + SETTLE_NANOS_MAX,
+                until: now.saturating_add(self.config.account_wait_nanos()),
                 log,
                 status: outcome.status,
                 detail: outcome.detail,

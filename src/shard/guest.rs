@@ -27,14 +27,14 @@ impl Engine {
         now: Nanos,
     ) -> bool {
         let mut moved = false;
-        let congested = clients.iter_mut().find(|client| client.connection.is_congested());
-        let congested = congested.map(|client| client.id);
+        let congested = clients.iter_mut().filter(|client| client.connection.is_congested());
+        let congested: Vec<_> = congested.map(|client| client.id).collect();
         for place in 0..self.vms.places() {
             // Out of its place while its frames are taken: they may touch everything else.
             let Some(mut vm) = self.vms.take(place) else { continue };
             let id = vm.side.id;
             // A client does not read: its VM's rings fill, and its programs wait.
-            let is_held_back = congested.is_some_and(|client| self.serves(id, client));
+            let is_held_back = !congested.is_empty() && self.serves(id, &congested);
             let taken = match is_held_back {
                 true => Ok(0),
                 false => self.take_frames(&mut vm, clients, scratch, now),
@@ -115,8 +115,9 @@ impl Engine {
         link.receive(scratch, |frame| self.take_frame(side, clients, frame, now))
     }
 
-    fn serves(&self, vm: VmId, client: ClientId) -> bool {
-        self.running.values().any(|it| it.vm == Some(vm) && it.client == client)
+    /// Whether one of these clients has an invoke in a VM.
+    fn serves(&self, vm: VmId, clients: &[ClientId]) -> bool {
+        self.running.values().any(|it| it.vm == Some(vm) && clients.contains(&it.client))
     }
 
     fn take_frame(
