@@ -524,3 +524,5 @@ proptest! {
         prop_assert_eq!(account.used_bytes(), 0, "everything is given back");
     }
 }
+
+mod waiting;

@@ -27,7 +27,7 @@ const EVENT_BYTES: usize = 20;
 fn timer_clock(call: &Call<'_>) -> Result<Clock, Errno> {
     match clock(call)? {
         Clock::Process | Clock::Thread => Err(Errno::INVAL),
-        clock => Ok(clock),
+        clock @ (Clock::Realtime | Clock::Monotonic) => Ok(clock),
     }
 }
 
