@@ -76,13 +76,8 @@ fn metadata() {
 
 fn seeking() {
     let path = "/tmp/rust-seek";
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(path)
-        .unwrap();
+    let mut file =
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o640).open(path).unwrap();
     file.write_all(b"hello world").unwrap();
     assert_eq!(file.seek(SeekFrom::End(-5)).unwrap(), 6);
     let mut text = String::new();

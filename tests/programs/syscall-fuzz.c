@@ -12,8 +12,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -68,12 +72,15 @@ static uint64_t memory(void) { return (uint64_t)arena + below(ARENA / PAGE) * PA
 
 static uint64_t length(void) { return below(8) ? below(64) * PAGE : number(); }
 
-static uint64_t descriptor(void) { return below(16) ? below(DESCRIPTORS) : number() & ~(uint64_t)REPORT; }
+/* Mostly one of the first, which are open. */
+static uint64_t descriptor(void) { return below(16) ? below(below(4) ? 8 : DESCRIPTORS) : number() & ~(uint64_t)REPORT; }
 
 static uint64_t any(void) {
-    switch (below(4)) {
+    switch (below(6)) {
         case 0: return descriptor();
         case 1: return number();
+        case 2: return below(4);
+        case 3: return (uint64_t)paths[below(16)];
         default: return address();
     }
 }
@@ -102,7 +109,7 @@ static void arm(void) {
 static void fill(void) {
     static const char *known[] = {
         "/tmp/a", "/tmp/b", "/tmp/d", "/tmp/d/e", "d", "..", ".", "", "/proc/self/fd/3", "/dev/null",
-        "/tmp/l", "/proc/self/maps", "/", "/var/task/x",
+        "/tmp/l", "/proc/self/maps", "/tmp", "/var/task/x",
     };
     for (unsigned i = 0; i < 14; i++) strcpy(paths[i], known[i]);
     memset(paths[14], 'n', 300);
@@ -116,7 +123,15 @@ static void fill(void) {
 
 static void start_over(void) {
     syscall(SYS_close_range, 0, DESCRIPTORS * 4, 0);
+    chdir("/tmp");
     fill();
+    int ends[2];
+    open("/tmp/a", O_RDWR | O_CREAT, 0600);
+    open("/tmp", O_RDONLY | O_DIRECTORY);
+    if (pipe2(ends, below(2) * O_NONBLOCK) == 0) socketpair(AF_UNIX, SOCK_STREAM, 0, ends);
+    epoll_create1(0);
+    eventfd(0, 0);
+    timerfd_create(CLOCK_MONOTONIC, 0);
     arm();
 }
 
@@ -171,7 +186,7 @@ int main(int argc, char **argv) {
     start_over();
     for (uint64_t done = 0; done < count; done++) {
         long call = call_number();
-        uint64_t a[6] = {below(2) ? descriptor() : any(), any(), any(), any(), any(), any()};
+        uint64_t a[6] = {below(4) ? below(3) ? descriptor() : (uint64_t)paths[below(16)] : any(), any(), any(), any(), any(), any()};
         if (is_left_out(call, a)) continue;
         if (is_spoken) dprintf(REPORT, "%lu: %ld(%#lx, %#lx, %#lx, %#lx, %#lx, %#lx)\n", done, call, a[0], a[1], a[2], a[3], a[4], a[5]);
         errno = 0;

@@ -43,11 +43,7 @@ struct Writer(Rc<Shared>);
 /// A pipe whose bytes `account` pays for: its reading end, then its writing end. Of `flags` only
 /// the status flags count.
 #[must_use]
-pub fn pipe(
-    world: &World,
-    account: &Rc<Account>,
-    flags: u32,
-) -> (Rc<OpenFile>, Rc<OpenFile>) {
+pub fn pipe(world: &World, account: &Rc<Account>, flags: u32) -> (Rc<OpenFile>, Rc<OpenFile>) {
     let shared = Rc::new(Shared {
         queue: RefCell::new(ByteQueue::charged(PIPE_BYTES, account)),
         has_reader: Cell::new(true),

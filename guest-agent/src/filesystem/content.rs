@@ -222,6 +222,7 @@ fn offset_in_page(at: u64) -> usize {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "tests run on 64-bit hosts")]
 mod tests {
     use core::cell::RefCell;
     use std::vec::Vec;

@@ -35,7 +35,9 @@ pub(super) fn abandon(memory: &mut Memory, head: u64, owner: TaskId, mut wake: i
         let held = u32::from_le_bytes(held);
         let abandoned = held & WAITERS | OWNER_DIED;
         let is_owned = held & OWNER == owner.number();
-        if is_owned && memory.write(address, &abandoned.to_le_bytes()).is_ok() && held & WAITERS != 0
+        if is_owned
+            && memory.write(address, &abandoned.to_le_bytes()).is_ok()
+            && held & WAITERS != 0
         {
             wake(address);
         }

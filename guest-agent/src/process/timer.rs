@@ -144,7 +144,10 @@ mod tests {
             information,
             overrun: 0,
         };
-        assert_eq!((timers.add(timer(50)), timers.add(timer(10)), timers.next()), (Ok(0), Ok(1), 10));
+        assert_eq!(
+            (timers.add(timer(50)), timers.add(timer(10)), timers.next()),
+            (Ok(0), Ok(1), 10)
+        );
         let mut sent = 0;
         timers.expire(20, |receiver, signal| {
             assert_eq!((receiver, signal.data), (Receiver::Process, 9));

@@ -151,7 +151,8 @@ mod tests {
         };
         let (all, first, second) = (v4(0).unwrap(), v4(1).unwrap(), v4(2).unwrap());
         let all_v6 = SocketAddress { port: 80, ..SocketAddress::unspecified(true) };
-        let one_v6 = SocketAddress { ip: [&[0; 15][..], &[1]].concat().try_into().unwrap(), ..all_v6 };
+        let one_v6 =
+            SocketAddress { ip: [&[0; 15][..], &[1]].concat().try_into().unwrap(), ..all_v6 };
         assert!(first.is_loopback() && one_v6.is_loopback() && !all.is_loopback());
         assert!(all.covers(&second) && first.covers(&first) && !first.covers(&second));
         assert!(all_v6.covers(&first) && all_v6.covers(&one_v6) && !all.covers(&one_v6));

@@ -225,6 +225,9 @@ impl Listener {
     }
 }
 
+/// The caller's end of a new connection, and the port it holds for that if it held none.
+pub type Connected = (End, Option<Rc<Bound>>);
+
 /// A port a socket holds.
 #[derive(Debug)]
 pub struct Bound {
@@ -304,7 +307,7 @@ impl Ports {
         account: &Rc<Account>,
         from: Option<&Bound>,
         wanted: SocketAddress,
-    ) -> Result<Option<(End, Option<Rc<Bound>>)>, Errno> {
+    ) -> Result<Option<Connected>, Errno> {
         let listeners = self.listeners.borrow();
         let mut alive = listeners.iter().filter_map(Weak::upgrade);
         let Some(listener) = alive.find(|listener| listener.address.covers(&wanted)) else {

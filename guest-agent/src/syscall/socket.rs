@@ -51,12 +51,7 @@ fn read_address(call: &mut Call<'_>, address: u64, length: u32) -> Result<Socket
 }
 
 /// Writes as much of an address as there is room for, and its whole length.
-fn write_address(
-    call: &mut Call<'_>,
-    found: &Name,
-    address: u64,
-    length_at: u64,
-) -> CallResult {
+fn write_address(call: &mut Call<'_>, found: &Name, address: u64, length_at: u64) -> CallResult {
     if address == 0 {
         return DONE;
     }

@@ -68,8 +68,7 @@ impl Fixture {
         let root = Rc::new(tree::with_skeleton(None, 2).unwrap());
         let account = Account::new(LIMIT);
         let view = View::new(Tree::new(&world, &account, &root, Some(&package), None));
-        let network =
-            Network::new(1, &crate::socket::unconnected(&World::new()), &account, None);
+        let network = Network::new(1, &crate::socket::unconnected(&World::new()), &account, None);
         let stdio = [0, 0, 0].map(|value| eventfd(&world, value, 0));
         let mut processes = Processes::new(world);
         let process = processes
@@ -525,3 +524,5 @@ proptest! {
         prop_assert_eq!(account.used_bytes(), 0, "everything is given back");
     }
 }
+
+mod waiting;

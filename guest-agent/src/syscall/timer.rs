@@ -27,7 +27,7 @@ const EVENT_BYTES: usize = 20;
 fn timer_clock(call: &Call<'_>) -> Result<Clock, Errno> {
     match clock(call)? {
         Clock::Process | Clock::Thread => Err(Errno::INVAL),
-        clock => Ok(clock),
+        clock @ (Clock::Realtime | Clock::Monotonic) => Ok(clock),
     }
 }
 
@@ -65,8 +65,7 @@ pub(super) fn timerfd_create(call: &mut Call<'_>) -> CallResult {
 }
 
 pub(super) fn timerfd_settime(call: &mut Call<'_>) -> CallResult {
-    let (set_flags, new, old) =
-        (call.unsigned_argument(1), call.argument(2), call.argument(3));
+    let (set_flags, new, old) = (call.unsigned_argument(1), call.argument(2), call.argument(3));
     if set_flags & !(ABSOLUTE | CANCEL_ON_SET) != 0 {
         return Err(Errno::INVAL);
     }
@@ -150,8 +149,7 @@ fn number(call: &Call<'_>) -> Result<usize, Errno> {
 
 pub(super) fn timer_settime(call: &mut Call<'_>) -> CallResult {
     let number = number(call)?;
-    let (set_flags, new, old) =
-        (call.unsigned_argument(1), call.argument(2), call.argument(3));
+    let (set_flags, new, old) = (call.unsigned_argument(1), call.argument(2), call.argument(3));
     let Timer { clock, schedule: before, .. } = *call.process.timers.get(number)?;
     let schedule = read_schedule(call, new, clock, set_flags & ABSOLUTE != 0)?;
     if old != 0 {
@@ -182,4 +180,3 @@ pub(super) fn timer_delete(call: &mut Call<'_>) -> CallResult {
     call.process.timers.remove(number)?;
     DONE
 }
-

@@ -172,7 +172,8 @@ fn write_stopped(call: &mut Call<'_>, file: &OpenFile, error: Errno, done: u64) 
         _ if done != 0 => value(done),
         Errno::PIPE => {
             let pid = u64::from(call.process.id.number());
-            let information = Information { signal: Signal::PIPE, code: CODE_KERNEL, value: pid, data: 0 };
+            let information =
+                Information { signal: Signal::PIPE, code: CODE_KERNEL, value: pid, data: 0 };
             if !call.process.actions.ignores(Signal::PIPE) {
                 call.task.pending.add(information);
             }

@@ -43,7 +43,8 @@ impl Alarm {
         }
         let more = (now_nanos - at).checked_div(interval);
         self.rings.set(self.rings.get().saturating_add(1 + more.unwrap_or(0)));
-        let next = more.map_or(NEVER, |more| at.saturating_add((more + 1).saturating_mul(interval)));
+        let next =
+            more.map_or(NEVER, |more| at.saturating_add((more + 1).saturating_mul(interval)));
         self.at_nanos.set(next);
         self.notifier.raise();
     }
