@@ -174,6 +174,7 @@ impl Desk {
                 PackageForm::Tar => Form::Tar,
             },
             entry: &settings.entry,
+            argv0: &settings.argv0,
             arguments: &settings.arguments,
             environment: &settings.environment,
             contract: settings.contract,

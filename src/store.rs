@@ -60,6 +60,8 @@ pub struct Deployment<'a> {
     pub form: Form,
     /// File that is executed.
     pub entry: &'a str,
+    /// The first argument; empty: the entry's base name.
+    pub argv0: &'a str,
     /// Arguments behind the first.
     pub arguments: &'a [String],
     /// Variables it gets.
@@ -197,16 +199,20 @@ impl Store {
             return bad(format!("the timeout may be at most {} s", TIMEOUT_MILLIS_MAX / 1000));
         }
         let (arguments, environment) = (deployment.arguments, deployment.environment);
-        let name = deployment.entry.rsplit('/').next().unwrap_or("");
+        let base_name = deployment.entry.rsplit('/').next().unwrap_or("");
+        let name = if deployment.argv0.is_empty() { base_name } else { deployment.argv0 };
         let texts = arguments.iter().chain(environment.iter().flat_map(|(n, v)| [n, v]));
         let bytes: usize = texts.clone().map(|text| text.len() + 8).sum();
+        let bytes = bytes + name.len();
         if arguments.len().max(environment.len()) >= ARGUMENTS_MAX || bytes > ARGUMENT_BYTES_MAX {
             return bad(format!(
                 "arguments and environment may be {ARGUMENTS_MAX} each and {ARGUMENT_BYTES_MAX} \
                  bytes together"
             ));
         }
-        if name.is_empty() || texts.chain([&deployment.entry.to_owned()]).any(|t| t.contains('\0'))
+        let own = [deployment.entry, name];
+        if base_name.is_empty()
+            || texts.map(String::as_str).chain(own).any(|text| text.contains('\0'))
         {
             return bad("entry, arguments and environment may not be empty or hold NUL".to_owned());
         }
@@ -512,6 +518,7 @@ mod tests {
             name: FunctionName::new(name).unwrap(),
             form: Form::Elf,
             entry: "tool",
+            argv0: "",
             arguments: &[],
             environment: &[],
             contract: Contract::Program,
@@ -543,6 +550,8 @@ mod tests {
         let contents = Contents::map(store.open_package(&function.package).unwrap()).unwrap();
         assert_eq!(contents.len() as u64, function.package_bytes);
         assert_eq!(Digest(Sha256::digest(&*contents).into()), function.package);
+        let other = Deployment { argv0: "wc", ..deployment };
+        assert_eq!(store.deploy(&other, &program(b"x")).unwrap().arguments, ["wc", "-v"]);
     }
 
     #[test]

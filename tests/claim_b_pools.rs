@@ -60,6 +60,7 @@ fn linked(name: &str, target: &str, arguments: &[&str]) -> Package {
     assert_eq!(package.settings.package, PackageForm::Tar);
     // The base name of the entry is what busybox takes for the program it is to be.
     package.settings.entry = name.to_owned();
+    package.settings.argv0 = String::new();
     package.settings.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
     package.settings.timeout_millis = 60_000;
     package

@@ -14,7 +14,8 @@ use super::target::Target;
 
 /// Store a program under a name; deploying again replaces it
 ///
-/// The program is a static ELF file for x86-64 Linux, or a folder with an executable `bootstrap`.
+/// The program is a static ELF file for x86-64 Linux, or a folder with an executable `bootstrap`,
+/// which is found in `/var/task`. Its first argument is the base name of the file or folder.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Deploy {
     /// Name of the function

@@ -89,11 +89,19 @@ impl Package {
         add_folder(&mut archive, path, "", DEPTH_MAX)?;
         let settings = Settings {
             entry: BOOTSTRAP.to_owned(),
+            argv0: base_name(path)?,
             package: PackageForm::Tar,
             ..Settings::default()
         };
         Ok(Self { settings, bytes: archive.finish() })
     }
+}
+
+/// The last name of a path, `.` and `..` looked up.
+fn base_name(path: &Path) -> Result<String, PackageError> {
+    let path = fs::canonicalize(path).map_err(|source| unreadable(path, source))?;
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.map(str::to_owned).ok_or(PackageError::BadName { path })
 }
 
 /// Adds what is in `folder`, in the order of names, so that equal trees give equal archives.

@@ -19,8 +19,11 @@ pub enum PackageForm {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// File that is executed; its base name is the first argument.
+    /// File that is executed.
     pub entry: String,
+    /// The first argument; empty: the entry's base name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub argv0: String,
     /// What the package's bytes are.
     #[serde(default)]
     pub package: PackageForm,
