@@ -209,15 +209,17 @@ fn standard_input_goes_in_and_the_response_out_as_they_come() {
     // Not text, and many frames.
     let bytes: Vec<u8> = (0..BYTES).map(|at| at.to_le_bytes()[1]).collect();
     let expected = bytes.clone();
+    let (half, has_half) = std::sync::mpsc::channel();
     let writer = std::thread::spawn(move || {
         input.write_all(&bytes).unwrap();
-        input
+        // Half of it came back while the input is open; what fills no frame waits for its end.
+        has_half.recv().unwrap();
     });
     let mut back = vec![0; BYTES / 2];
     output.read_exact(&mut back).unwrap();
-    // Half of it came back while the input is open; what fills no frame waits for its end.
-    drop(writer.join().unwrap());
+    half.send(()).unwrap();
     output.read_to_end(&mut back).unwrap();
+    writer.join().unwrap();
     assert!(back == expected, "{} of {BYTES} bytes came back as they went", back.len());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 
