@@ -147,7 +147,8 @@ impl Nursery {
         infant.reap();
         match outcome? {
             OwnReply::Captured { bytes } => self.snapshot_bytes = bytes,
-            other @ (OwnReply::Running { .. } | OwnReply::Placed { .. } | OwnReply::Gone { .. }) => {
+            other
+            @ (OwnReply::Running { .. } | OwnReply::Placed { .. } | OwnReply::Gone { .. }) => {
                 return Err(format!("the guest kernel did not boot: {}", other.describe()));
             }
         }
@@ -178,15 +179,8 @@ impl Nursery {
             Ok(OwnReply::Running { restore_nanos }) => {
                 let SharedParts { region, status, doorbell, .. } = shared;
                 let pid = infant.child.id();
-                let cell = Cell {
-                    control,
-                    region,
-                    status,
-                    doorbell,
-                    generation: vm,
-                    restore_nanos,
-                    pid,
-                };
+                let cell =
+                    Cell { control, region, status, doorbell, generation: vm, restore_nanos, pid };
                 Ok((cell, infant))
             }
             other => {
@@ -322,15 +316,15 @@ fn read_or(path: Option<&Path>, embedded: &'static [u8]) -> Result<Cow<'static, 
 fn open_kvm() -> Result<OwnedFd, String> {
     match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(file) => Ok(file.into()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(
-            "there is no /dev/kvm: load the kernel module kvm_amd or kvm_intel, or give this \
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err("there is no /dev/kvm: load the kernel module kvm_amd or kvm_intel, or give this \
              virtual machine nested virtualisation"
-                .to_owned(),
-        ),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(
-            "/dev/kvm may not be opened: add this user to the group kvm and log in again"
-                .to_owned(),
-        ),
+                .to_owned())
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err("/dev/kvm may not be opened: add this user to the group kvm and log in again"
+                .to_owned())
+        }
         Err(error) => Err(format!("/dev/kvm cannot be opened: {error}")),
     }
 }
@@ -367,10 +361,8 @@ impl OwnReply {
 
 /// Waits for a starting VMM's answer.
 fn await_reply(control: &OwnedFd, infant: &Infant) -> Result<OwnReply, String> {
-    let limit = Timespec {
-        tv_sec: i64::try_from(START_LIMIT.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: 0,
-    };
+    let limit =
+        Timespec { tv_sec: i64::try_from(START_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
     let mut entries = [PollFd::new(control, PollFlags::IN)];
     let count = rustix::event::poll(&mut entries, Some(&limit));
     if !matches!(count, Ok(1)) {
@@ -427,7 +419,9 @@ impl Cell {
         if received.length == 0 {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        OwnReply::decode(&buffer[..received.length]).map(Some).ok_or(io::ErrorKind::InvalidData.into())
+        OwnReply::decode(&buffer[..received.length])
+            .map(Some)
+            .ok_or(io::ErrorKind::InvalidData.into())
     }
 
     /// What the VMM said before it ended: whether its guest is to blame, and why.

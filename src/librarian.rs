@@ -18,10 +18,10 @@ use region::Contents;
 
 use crate::inbox::Inbox;
 use crate::invoke::{Digest, Function, FunctionName, InvokeId, User};
+use crate::package::Form;
 use crate::pool::PackageRef;
 use crate::shard::Letter;
 use crate::socket::settings::{PackageForm, Settings};
-use crate::package::Form;
 use crate::store::{Deployment, Store, StoreError};
 
 /// Who asked, and under which number.
@@ -35,13 +35,7 @@ pub(crate) struct Ticket {
 /// What a shard asks for.
 pub(crate) enum Job {
     /// Store a function.
-    Deploy {
-        ticket: Ticket,
-        user: User,
-        name: FunctionName,
-        settings: Settings,
-        package: Vec<u8>,
-    },
+    Deploy { ticket: Ticket, user: User, name: FunctionName, settings: Settings, package: Vec<u8> },
     /// Forget one.
     Remove { ticket: Ticket, user: User, name: FunctionName },
     /// Verify a package into sealed memory.
@@ -91,21 +85,14 @@ impl Librarian {
     ///
     /// # Errors
     /// The process is out of threads.
-    pub(crate) fn start(
-        store: Store,
-        inboxes: Arc<[Arc<Inbox<Letter>>]>,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn start(store: Store, inboxes: Arc<[Arc<Inbox<Letter>>]>) -> std::io::Result<Self> {
         let desk = Desk { store, inboxes: Arc::clone(&inboxes) };
         let (jobs, job_queue) = unbounded();
         let (look_ups, look_up_queue) = unbounded();
         let builder = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let librarian = builder("librarian").spawn(move || desk.work(&job_queue))?;
         let resolver = builder("resolver").spawn(move || resolve_all(&look_up_queue, &inboxes))?;
-        Ok(Self {
-            jobs: Some(jobs),
-            look_ups: Some(look_ups),
-            threads: vec![librarian, resolver],
-        })
+        Ok(Self { jobs: Some(jobs), look_ups: Some(look_ups), threads: vec![librarian, resolver] })
     }
 
     /// Hands a job over; never waits. Clients' open requests bound how many there are.

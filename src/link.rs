@@ -236,11 +236,8 @@ impl Link {
         let room = self.invoke.payload_bytes_max - frame::invoke::Invoke::BYTES;
         let (now, later) = body.split_at(body.len().min(room));
         let flags = if later.is_empty() && ends { 0 } else { FLAG_MORE };
-        let header =
-            Header { kind: frame::invoke::INVOKE, flags, channel: container, id: invoke };
-        self.invoke
-            .send(header, [&deadline_nanos.to_le_bytes(), now])
-            .map_err(GuestFault::Ring)?;
+        let header = Header { kind: frame::invoke::INVOKE, flags, channel: container, id: invoke };
+        self.invoke.send(header, [&deadline_nanos.to_le_bytes(), now]).map_err(GuestFault::Ring)?;
         if later.is_empty() { Ok(()) } else { self.body(invoke, later, ends) }
     }
 
@@ -400,4 +397,3 @@ fn parse_log(header: Header, payload: &[u8]) -> Result<GuestFrame<'_>, GuestFaul
 fn parse_stream(header: Header, payload: &[u8]) -> Result<GuestFrame<'_>, GuestFault> {
     Ok(GuestFrame::Stream { header, payload })
 }
-

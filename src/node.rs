@@ -27,6 +27,7 @@ use crate::cell::{Nursery, NurserySettings};
 use crate::client::{Client, ClientError};
 use crate::config::Config;
 use crate::credential::NodeKey;
+use crate::door::{Door, greet};
 use crate::inbox::Inbox;
 use crate::keeper::Keeper;
 use crate::librarian::Librarian;
@@ -34,7 +35,6 @@ use crate::passage::End;
 use crate::pool::Pool;
 use crate::pool::index::Index;
 use crate::root_image::RootImage;
-use crate::door::{Door, greet};
 use crate::shard::{Letter, NodeFacts, Setting, Shard, isolation_name};
 use crate::store::Store;
 
@@ -82,9 +82,8 @@ impl Node {
     /// [`NodeError`] when the configuration does not fit together or the host lacks something.
     pub fn start(config: Config) -> Result<Self, NodeError> {
         config.check().map_err(|error| NodeError(error.to_string()))?;
-        let cores = config
-            .core_split(&available_cores()?)
-            .map_err(|error| NodeError(error.to_string()))?;
+        let cores =
+            config.core_split(&available_cores()?).map_err(|error| NodeError(error.to_string()))?;
         let store = Store::open(&config.paths.state, &config);
         let store = store.map_err(|error| NodeError(error.to_string()))?;
         let functions = store.functions().map_err(|error| NodeError(error.to_string()))?;
@@ -239,10 +238,7 @@ fn passages(inboxes: &[Arc<Inbox<Letter>>]) -> Vec<(Vec<Option<End>>, Vec<End>)>
     ends
 }
 
-fn spawn(
-    setting: Setting,
-    core: u32,
-) -> Result<ExecutorJoinHandle<io::Result<()>>, NodeError> {
+fn spawn(setting: Setting, core: u32) -> Result<ExecutorJoinHandle<io::Result<()>>, NodeError> {
     LocalExecutorBuilder::new(Placement::Fixed(core as usize))
         .name(&format!("shard-{}", setting.shard))
         .preempt_timer(PREEMPT_INTERVAL)
@@ -277,8 +273,9 @@ fn vmm_user() -> u32 {
 /// # Errors
 /// [`NodeError`] when the host does not say.
 pub fn available_cores() -> Result<Vec<u32>, NodeError> {
-    let set = rustix::thread::sched_getaffinity(None)
-        .map_err(|error| NodeError(format!("the host does not say which cores there are: {error}")))?;
+    let set = rustix::thread::sched_getaffinity(None).map_err(|error| {
+        NodeError(format!("the host does not say which cores there are: {error}"))
+    })?;
     let cores = 0..u32::try_from(rustix::thread::CpuSet::MAX_CPU).unwrap_or(0);
     Ok(cores.filter(|core| set.is_set(*core as usize)).collect())
 }

@@ -34,8 +34,8 @@ use region::clock::monotonic_nanos;
 
 use crate::config::Config;
 use crate::credential::NodeKey;
-use crate::invoke::{Function, Nanos, VmId};
 use crate::inbox::Inbox;
+use crate::invoke::{Function, Nanos, VmId};
 use crate::keeper::{Keeper, News};
 use crate::librarian::{Librarian, Report};
 use crate::link::Scratch;
@@ -147,14 +147,7 @@ impl Shard {
         for function in setting.functions {
             engine.catalog.put(function);
         }
-        Self {
-            engine,
-            clients,
-            scratch: Scratch::new(),
-            inbox,
-            wake,
-            poll_nanos,
-        }
+        Self { engine, clients, scratch: Scratch::new(), inbox, wake, poll_nanos }
     }
 
     /// Serves until told to stop and everything is answered.

@@ -1,6 +1,8 @@
 //! `pilotlight bench` measures every scenario on a node of its own and reports what it promises.
 //! Needs KVM. Nothing here depends on how fast the machine is.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::process::Command;
 
 use serde_json::Value;

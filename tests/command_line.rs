@@ -409,7 +409,8 @@ fn sigterm_drains_and_leaves_nothing() {
     let mut node = Served::with_shell();
     let mut begun = node.begin();
     let status = node.json("status", &[]);
-    let vmms: Vec<_> = status["vms"].as_array().unwrap().iter().map(|vm| vm["pid"].clone()).collect();
+    let vmms: Vec<_> =
+        status["vms"].as_array().unwrap().iter().map(|vm| vm["pid"].clone()).collect();
     assert!(!vmms.is_empty());
     let pid = node.child.id();
     let memfds = descriptors(Path::new(&format!("/proc/{pid}")), "memfd:pilotlight");
@@ -428,7 +429,8 @@ fn sigterm_drains_and_leaves_nothing() {
     assert_eq!((status, response.as_str()), (Some(5), "done\n"), "{rest}");
     assert_eq!(node.child.wait().unwrap().code(), Some(0));
     assert!(!socket.exists());
-    let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["state"]);
     for vmm in vmms.iter().filter(|vmm| vmm.is_number()) {
         assert!(!Path::new(&format!("/proc/{vmm}")).exists(), "VMM {vmm} lives on");

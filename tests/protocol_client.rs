@@ -74,6 +74,44 @@ fn asked(request: &Request<'_>) -> Asked {
     }
 }
 
+/// Answers one request, or keeps its body until that is complete.
+fn answer(
+    connection: &mut Connection,
+    bodies: &mut Vec<(u64, Vec<u8>)>,
+    (id, has_more): (u64, bool),
+    asked: Asked,
+) {
+    match asked {
+        Asked::Invoke { body, wants_log } => {
+            if wants_log {
+                let log = Log { realtime_nanos: 1, sequence: 0, text: b"line" };
+                connection.log(id, log, false).unwrap();
+            }
+            bodies.push((id, body));
+        }
+        Asked::Body(bytes) => {
+            if let Some((_, body)) = bodies.iter_mut().find(|body| body.0 == id) {
+                body.extend(bytes);
+            }
+        }
+        Asked::Cancel => {
+            let cancelled = Outcome { status: Status::Cancelled, ..outcome(b"") };
+            connection.outcome(id, &cancelled).unwrap();
+        }
+        Asked::Reply(json) if !has_more => connection.reply(id, json.as_bytes()).unwrap(),
+        Asked::Reply(json) => bodies.push((id, json.into_bytes())),
+        Asked::Error(code) => connection.error(id, code, "deploy it").unwrap(),
+    }
+    if let (false, Some(at)) = (has_more, bodies.iter().position(|body| body.0 == id)) {
+        let (_, body) = bodies.swap_remove(at);
+        if body.starts_with(b"{") {
+            connection.reply(id, &body).unwrap();
+        } else if body != b"hang" {
+            connection.outcome(id, &outcome(&body)).unwrap();
+        }
+    }
+}
+
 /// A node without VMs: each invoke echoes its body once that is complete.
 fn serve(mut stream: UnixStream) -> JoinHandle<()> {
     std::thread::spawn(move || {
@@ -87,37 +125,8 @@ fn serve(mut stream: UnixStream) -> JoinHandle<()> {
             }
             while let Some(incoming) = connection.next_request() {
                 let (id, has_more) = (incoming.id, incoming.has_more);
-                match asked(&incoming.request) {
-                    Asked::Invoke { body, wants_log } => {
-                        if wants_log {
-                            let log = Log { realtime_nanos: 1, sequence: 0, text: b"line" };
-                            connection.log(id, log, false).unwrap();
-                        }
-                        bodies.push((id, body));
-                    }
-                    Asked::Body(bytes) => {
-                        if let Some((_, body)) = bodies.iter_mut().find(|body| body.0 == id) {
-                            body.extend(bytes);
-                        }
-                    }
-                    Asked::Cancel => {
-                        let cancelled = Outcome { status: Status::Cancelled, ..outcome(b"") };
-                        connection.outcome(id, &cancelled).unwrap();
-                    }
-                    Asked::Reply(json) if !has_more => {
-                        connection.reply(id, json.as_bytes()).unwrap();
-                    }
-                    Asked::Reply(json) => bodies.push((id, json.into_bytes())),
-                    Asked::Error(code) => connection.error(id, code, "deploy it").unwrap(),
-                }
-                if let (false, Some(at)) = (has_more, bodies.iter().position(|body| body.0 == id)) {
-                    let (_, body) = bodies.swap_remove(at);
-                    if body.starts_with(b"{") {
-                        connection.reply(id, &body).unwrap();
-                    } else if body != b"hang" {
-                        connection.outcome(id, &outcome(&body)).unwrap();
-                    }
-                }
+                let asked = asked(&incoming.request);
+                answer(&mut connection, &mut bodies, (id, has_more), asked);
             }
             let sent = stream.write(connection.pending_output()).unwrap();
             connection.consume(sent);

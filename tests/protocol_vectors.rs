@@ -1,5 +1,7 @@
 //! The test vectors in `docs/protocol.md` are what the codec writes, and it reads them back.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeMap;
 
 use pilotlight::invoke::{LogAccount, LogProtocol, Status, Timings};

@@ -1,5 +1,7 @@
 //! Two shards serve one node: an invoke goes to the shard whose VM knows its user. Needs KVM.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::Path;
 use std::thread;
 
@@ -33,7 +35,8 @@ fn deploy(client: &mut Client, arguments: &[&str]) {
 }
 
 fn invoke(client: &mut Client, function: &str, body: &[u8]) -> Completed {
-    let invoke = Invoke { user: "ada", timeout_nanos: 60_000_000_000, ..Invoke::new(function, body) };
+    let invoke =
+        Invoke { user: "ada", timeout_nanos: 60_000_000_000, ..Invoke::new(function, body) };
     client.invoke(&invoke).unwrap()
 }
 

@@ -1,5 +1,7 @@
 //! The echo baselines run: two processes, both kinds of server.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

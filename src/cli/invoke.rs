@@ -50,8 +50,13 @@ pub(crate) struct Invoke {
     name: String,
     /// Body of the request: the text itself, @FILE for a file's bytes, - for standard input as it
     /// comes; at most 6 MiB
-    #[arg(long, value_name = "TEXT|@FILE|-", default_value = "", hide_default_value = true,
-          allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "TEXT|@FILE|-",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
     payload: Payload,
     /// Whose function [default: your login]
     #[arg(long, default_value = "", hide_default_value = true)]

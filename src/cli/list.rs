@@ -36,7 +36,9 @@ impl List {
 
 fn text(user: &str, functions: &[Function]) -> String {
     if functions.is_empty() {
-        return format!("{user} has no functions; `pilotlight deploy NAME --program PATH` adds one\n");
+        return format!(
+            "{user} has no functions; `pilotlight deploy NAME --program PATH` adds one\n"
+        );
     }
     let rows: Vec<_> = functions
         .iter()

@@ -22,7 +22,11 @@ impl Report {
         object: &Value,
         text: impl FnOnce() -> String,
     ) -> Result<ExitCode, Fault> {
-        if self.json { self.object(object)? } else { write(text().as_bytes())? }
+        if self.json {
+            self.object(object)?
+        } else {
+            write(text().as_bytes())?
+        }
         Ok(ExitCode::SUCCESS)
     }
 
@@ -86,7 +90,8 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_cells() {
-        let text = table(["A", "LONG"], &[["wide".into(), "x".into()], ["b".into(), String::new()]]);
+        let text =
+            table(["A", "LONG"], &[["wide".into(), "x".into()], ["b".into(), String::new()]]);
         assert_eq!(text, "A     LONG\nwide  x\nb\n");
     }
 

@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use abi::frame::invoke::{Acquire, MESSAGE_BYTES_MAX};
-use abi::wire::Writer;
 use crate::invoke::{Digest, Function, FunctionName, User};
 use crate::librarian::OpenPackage;
 use crate::pool::{FunctionFacts, FunctionRef, PackageRef};
+use abi::frame::invoke::{Acquire, MESSAGE_BYTES_MAX};
+use abi::wire::Writer;
 
 /// A function as the shard uses it.
 pub(super) struct Entry {

@@ -18,11 +18,11 @@ use super::answers::Held;
 use super::catalog::{Catalog, Package};
 use super::clients::ClientId;
 use super::logging::Logging;
+use super::neighbour::{Forwarded, Neighbour};
 use super::requests::Deploying;
-use super::{Letter, moment};
 use super::status::{Gathering, NodeFacts};
 use super::vms::{Vm, Vms};
-use super::neighbour::{Forwarded, Neighbour};
+use super::{Letter, moment};
 use crate::config::Config;
 use crate::credential::NodeKey;
 use crate::egress::{Egress, Policy};
@@ -270,12 +270,7 @@ impl Engine {
         Some(Event::VmFault { vm, blame: Blame::Guest })
     }
 
-    fn assign(
-        &mut self,
-        vm: VmId,
-        invoke: InvokeId,
-        key: [u8; 32],
-    ) -> Option<Event> {
+    fn assign(&mut self, vm: VmId, invoke: InvokeId, key: [u8; 32]) -> Option<Event> {
         let running = self.running.get_mut(&invoke)?;
         running.room = Room::Warming;
         running.marks.placed = moment();
@@ -283,10 +278,10 @@ impl Engine {
         let buffer = &mut self.assign_buffer;
         let (length, delivery) = credential.assign(&service, buffer).ok()?;
         let sent = self.vms.find(vm).map(|entry| {
-            entry.side.egress.assign(Policy {
-                assigned: service.resolved,
-                allowed: Rc::clone(&self.allowed),
-            });
+            entry
+                .side
+                .egress
+                .assign(Policy { assigned: service.resolved, allowed: Rc::clone(&self.allowed) });
             entry.side.service =
                 deliver_to(&self.relay, key, &service, &delivery).unwrap_or_else(Service::unusable);
             entry.link.assign(&buffer[..length])
@@ -326,8 +321,7 @@ impl Engine {
             Some(hand) if hand.invoke == invoke => (hand.body, hand.ended),
             _ => (waiting.as_slice(), running.body_ended),
         };
-        let sent =
-            entry.link.invoke(container.0, invoke.0, running.deadline_nanos, body, ended);
+        let sent = entry.link.invoke(container.0, invoke.0, running.deadline_nanos, body, ended);
         sent.err().map(|_| Event::VmFault { vm, blame: Blame::Guest })
     }
 

@@ -17,7 +17,6 @@ use crate::socket::request::OPTION_WANT_LOG;
 /// Frames for the connections of one VM per turn.
 const STREAM_BURST: usize = 32;
 
-
 impl Engine {
     /// Serves every VM once; returns whether anything moved.
     pub(super) fn serve_vms(

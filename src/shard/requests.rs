@@ -9,10 +9,10 @@ use super::logging::Logging;
 use crate::invoke::{ClientFault, FunctionName, InvokeId, Nanos, User};
 use crate::librarian::{Job, Ticket};
 use crate::pool::{Answer, Arrival, Blame, Event, Whereabouts};
+use crate::socket::Incoming;
 use crate::socket::answer::Room;
 use crate::socket::request::{Deploy, Invoke, Request};
 use crate::socket::settings::Settings;
-use crate::socket::Incoming;
 
 /// Bytes of a VM's backlog above which bodies for it are left in their client's socket.
 const BACKLOG_BYTES_MAX: usize = 1 << 20;

@@ -57,10 +57,8 @@ impl Connection {
     /// as many requests may be open as the shard holds.
     pub(crate) fn between_shards(config: &Config) -> Self {
         let node = rustix::process::geteuid().as_raw();
-        let limits = Limits {
-            requests_max: config.pools.inflight_max,
-            ..Limits::from(&config.requests)
-        };
+        let limits =
+            Limits { requests_max: config.pools.inflight_max, ..Limits::from(&config.requests) };
         Self::new(Peer::new(node, node, &[], |_| None), limits)
     }
 

@@ -267,7 +267,7 @@ fn check(done: &Completed, payload: &[u8]) -> Result<(), Fault> {
 }
 
 fn payload() -> Vec<u8> {
-    (0..PAYLOAD_BYTES).map(|index| (index % 251) as u8).collect()
+    (0..251).cycle().take(PAYLOAD_BYTES).collect()
 }
 
 /// The program as a file of this machine.

@@ -87,7 +87,8 @@ fn receive(
         }
         let length = str::from_utf8(&length).ok().and_then(|text| text.trim_end().parse().ok());
         let length = length.filter(|length| *length <= RECORD_BYTES_MAX);
-        let mut record = vec![0; length.ok_or(io::ErrorKind::InvalidData).map_err(io::Error::from)?];
+        let mut record =
+            vec![0; length.ok_or(io::ErrorKind::InvalidData).map_err(io::Error::from)?];
         input.read_exact(&mut record)?;
         let certificates = input.get_ref().conn.peer_certificates();
         let certificate = certificates.and_then(|chain| chain.first()).cloned();

@@ -86,8 +86,7 @@ pub(super) fn visit(client: &mut Client, users: &[User]) -> Result<Vec<Visit>, F
     }
     for user in users {
         let mut expected = visits.iter().filter(|visit| visit.user == user.name).count();
-        while let Some(arrival) =
-            user.receiver.next(if expected > 0 { PATIENCE } else { SILENCE })
+        while let Some(arrival) = user.receiver.next(if expected > 0 { PATIENCE } else { SILENCE })
         {
             expected = expected.saturating_sub(1);
             let certificate = certificate_name(users, &arrival.certificate);
@@ -111,8 +110,8 @@ fn invoke(client: &mut Client, user: &User, body: &str) -> Result<Completed, Fau
     ];
     let (mut storage, address) = (Vec::new(), user.receiver.address());
     let host = address.ip().to_string();
-    let credentials = Credentials::encode(&files, &mut storage)
-        .map_err(pilotlight::client::ClientError::from)?;
+    let credentials =
+        Credentials::encode(&files, &mut storage).map_err(pilotlight::client::ClientError::from)?;
     Ok(client.invoke(&Invoke {
         user: user.name,
         function: FUNCTION,

@@ -45,7 +45,11 @@ fn kvm() -> Check {
             format!("{KVM} may not be opened by this user"),
             "usermod -aG kvm $USER and log in again; in a container also --device /dev/kvm",
         ),
-        Err(error) => Check::lack(NAME, format!("{KVM} cannot be opened: {error}"), format!("make it a working device: rm {KVM}; mknod {KVM} c 10 232")),
+        Err(error) => Check::lack(
+            NAME,
+            format!("{KVM} cannot be opened: {error}"),
+            format!("make it a working device: rm {KVM}; mknod {KVM} c 10 232"),
+        ),
     }
 }
 
@@ -66,7 +70,10 @@ fn io_uring() -> Check {
             .to_owned(),
         "2" => "sysctl kernel.io_uring_disabled=0".to_owned(),
         _ if is_lock_limit_low() => lock_fix(),
-        "" => "use Linux 5.8 or newer with CONFIG_IO_URING; in a container: ".to_owned() + CONTAINER_FIX,
+        "" => {
+            "use Linux 5.8 or newer with CONFIG_IO_URING; in a container: ".to_owned()
+                + CONTAINER_FIX
+        }
         _ => CONTAINER_FIX.to_owned(),
     };
     Check::lack(NAME, format!("does not work: {error}"), fix)
@@ -106,7 +113,9 @@ fn cores() -> Check {
     const NAME: &str = "cores";
     let cores = match available_cores() {
         Ok(cores) => cores,
-        Err(error) => return Check::lack(NAME, error.to_string(), "mount /proc and allow sched_getaffinity"),
+        Err(error) => {
+            return Check::lack(NAME, error.to_string(), "mount /proc and allow sched_getaffinity");
+        }
     };
     match Config::default().core_split(&cores) {
         Ok(split) if cores.len() > 1 => Check::ok(

@@ -226,6 +226,9 @@ mod tests {
         assert_eq!(object["response_base64"], "/w==");
         assert_eq!(object.get("response"), None);
         assert_eq!((&object["signal"], &object["exit_status"]), (&json!(9), &Value::Null));
-        assert_eq!((&object["exit_code"], &object["log_account"]["waiting"]), (&json!(137), &json!(1)));
+        assert_eq!(
+            (&object["exit_code"], &object["log_account"]["waiting"]),
+            (&json!(137), &json!(1))
+        );
     }
 }
