@@ -113,6 +113,9 @@ pub struct Pools {
     pub spawns_at_once_max: u32,
     /// A VM that is not ready by then has failed, milliseconds. A restore takes about 10.
     pub spawn_timeout_millis: u64,
+    /// A warm VM that was taken is replaced this much later, milliseconds, unless none is left or
+    /// somebody waits: its first invoke has the cores to itself.
+    pub refill_delay_millis: u64,
     /// Pause after the first failed start, milliseconds; doubles with each further one.
     pub spawn_backoff_min_millis: u64,
     /// Longest such pause, milliseconds.
@@ -235,6 +238,7 @@ impl Default for Pools {
             idle_expiry_seconds: 300,
             spawns_at_once_max: 2,
             spawn_timeout_millis: 5_000,
+            refill_delay_millis: 5,
             spawn_backoff_min_millis: 100,
             spawn_backoff_max_millis: 30_000,
             load_timeout_millis: 5_000,
@@ -303,6 +307,7 @@ pub struct PoolLimits {
     pub idle_expiry_nanos: Nanos,
     pub spawns_at_once_max: u32,
     pub spawn_timeout_nanos: Nanos,
+    pub refill_delay_nanos: Nanos,
     pub spawn_backoff_min_nanos: Nanos,
     pub spawn_backoff_max_nanos: Nanos,
     pub load_timeout_nanos: Nanos,
@@ -419,6 +424,7 @@ impl Config {
         ] {
             between(key, millis, 1, day_millis)?;
         }
+        between("pools.refill_delay_millis", pools.refill_delay_millis, 0, 60_000)?;
         between("log.account_wait_millis", log.account_wait_millis, 0, day_millis)?;
         between("log.linger_seconds", log.linger_seconds, 0, 3600)?;
         between("pools.idle_expiry_seconds", pools.idle_expiry_seconds, 1, 365 * 24 * 3600)
@@ -477,6 +483,7 @@ impl Config {
             idle_expiry_nanos: nanos(Duration::from_secs(pools.idle_expiry_seconds)),
             spawns_at_once_max: pools.spawns_at_once_max,
             spawn_timeout_nanos: millis(pools.spawn_timeout_millis),
+            refill_delay_nanos: millis(pools.refill_delay_millis),
             spawn_backoff_min_nanos: millis(pools.spawn_backoff_min_millis),
             spawn_backoff_max_nanos: millis(pools.spawn_backoff_max_millis),
             load_timeout_nanos: millis(pools.load_timeout_millis),

@@ -205,6 +205,7 @@ impl Pool {
             self.expel(idle, RetireReason::SlotNeeded, Blame::Nobody, now, effects);
         }
         let warm = self.warming.take_warm().ok_or(Refusal::NoWarm)?;
+        self.warming.hold(&self.limits, now);
         let vm = warm.id();
         effects.push(Effect::Assign { vm, invoke: arrival.invoke, key: arrival.key });
         self.active.add(warm.assign(arrival.key, now));

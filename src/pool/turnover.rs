@@ -167,6 +167,9 @@ impl Pool {
             return;
         }
         let waiting = self.inflight.wanting_vms();
+        if self.warming.is_held(waiting, now) {
+            return;
+        }
         let free_slots = self.limits.vms_max.saturating_sub(self.occupied());
         let shortage = self.warming.shortage(&self.limits, Demand { waiting, free_slots }, now);
         for _ in 0..shortage {

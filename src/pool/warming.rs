@@ -17,6 +17,8 @@ pub(super) struct Warming {
     warm: Vec<Vm<Warm>>,
     failures: u32,
     retry_nanos: Nanos,
+    /// Until then no VM comes or goes, while others are warm.
+    hold_nanos: Nanos,
     alarm: Alarm,
 }
 
@@ -37,6 +39,7 @@ impl Warming {
             warm: Vec::with_capacity(count(limits.warm_max)),
             failures: 0,
             retry_nanos: 0,
+            hold_nanos: 0,
             alarm: Alarm::never(),
         }
     }
@@ -83,6 +86,23 @@ impl Warming {
         let was_failing = std::mem::take(&mut self.failures) > 0;
         self.retry_nanos = 0;
         Ok(was_failing.then_some(Notice::SpawnRecovered))
+    }
+
+    /// A VM was taken for an invoke: starting or ending others would take the cores it runs on.
+    /// Further ones do not prolong the delay, so that a burst is followed.
+    pub(super) fn hold(&mut self, limits: &PoolLimits, now: Nanos) {
+        if now >= self.hold_nanos {
+            self.hold_nanos = now.saturating_add(limits.refill_delay_nanos);
+        }
+    }
+
+    /// Whether VMs may come and go a little later, because nobody waits for one.
+    pub(super) fn is_held(&mut self, waiting: u32, now: Nanos) -> bool {
+        let is_held = waiting == 0 && self.warm_count() > 0 && now < self.hold_nanos;
+        if is_held {
+            self.alarm.at_latest(self.hold_nanos);
+        }
+        is_held
     }
 
     /// Takes the VM that became warm last: its memory is the likeliest to be in a cache.

@@ -279,6 +279,7 @@ fn draw_limits(random: &mut Random) -> PoolLimits {
         idle_expiry_nanos: random.between(10, 400) * MILLI,
         spawns_at_once_max: random.small(1, 3),
         spawn_timeout_nanos: random.between(15, 60) * MILLI,
+        refill_delay_nanos: random.between(0, 10) * MILLI,
         spawn_backoff_min_nanos: random.between(1, 20) * MILLI,
         spawn_backoff_max_nanos: random.between(20, 200) * MILLI,
         load_timeout_nanos: random.between(5, 60) * MILLI,

@@ -11,10 +11,10 @@ use super::super::fault::Fault;
 
 /// What the node says when it listens.
 pub(super) const LISTENING: &str = "listening";
-/// VMs the node keeps warm: one to give away, one more so that the pool is never empty.
-const WARM: u32 = 2;
+/// VMs the node keeps warm: one to give away, others so that the pool is never empty.
+const WARM: u32 = 3;
 /// VMs of any kind. `first` needs a new one for each request; those of earlier users then go.
-const VMS_MAX: u32 = 6;
+const VMS_MAX: u32 = 12;
 
 /// Which process this is, when it is not the bench itself.
 #[derive(Debug, Default, clap::Args)]
@@ -102,7 +102,7 @@ impl Role {
         config.paths.state = self.folder.join("state");
         config.cores.shards = vec![self.core];
         config.cores.guests = vec![self.guest_core];
-        config.pools.warm_min = 1;
+        config.pools.warm_min = WARM;
         config.pools.warm_target = WARM;
         config.pools.warm_max = WARM;
         config.pools.vms_max = VMS_MAX;
