@@ -33,7 +33,7 @@ use futures_lite::future::or;
 pub use self::account::{Account, Reason};
 pub use self::tls::{Pem, Unusable};
 
-use self::account::Ledger;
+use self::account::{Dropped, Ledger};
 use self::delivery::{Delivery, Queue};
 use self::spool::Record;
 use self::syslog::Head;
@@ -153,6 +153,7 @@ struct Shared {
     services: RefCell<HashMap<ServiceKey, Weak<Handle>>>,
     /// Also those without a handle, until their spool is empty.
     queues: RefCell<Vec<Weak<Queue>>>,
+    dropped: Dropped,
     /// Raised when a spool runs empty.
     emptied: Rc<Signal>,
 }
@@ -169,6 +170,7 @@ impl Relay {
             news,
             services: RefCell::default(),
             queues: RefCell::default(),
+            dropped: Rc::default(),
             emptied: Rc::default(),
         }))
     }
@@ -178,7 +180,7 @@ impl Relay {
     /// still delivered. Must be called inside the shard's executor.
     ///
     /// # Errors
-    /// What `destination` says; [`Service::unusable`] makes a service of it.
+    /// What `destination` says; [`Relay::unusable`] makes a service of it.
     pub fn service(
         &self,
         key: ServiceKey,
@@ -192,7 +194,7 @@ impl Relay {
         services.retain(|_, handle| handle.strong_count() > 0);
         let (limits, clock) = (self.0.limits, self.0.clock);
         let (news, emptied) = (Rc::clone(&self.0.news), Rc::clone(&self.0.emptied));
-        let queue = Rc::new(Queue::new(limits, clock, news, emptied));
+        let queue = Rc::new(Queue::new(limits, clock, (news, emptied), Rc::clone(&self.0.dropped)));
         let mut queues = self.0.queues.borrow_mut();
         queues.retain(|queue| queue.strong_count() > 0);
         queues.push(Rc::downgrade(&queue));
@@ -204,6 +206,18 @@ impl Relay {
         let handle = Rc::new(Handle(queue));
         services.insert(key, Rc::downgrade(&handle));
         Ok(Service(Sink::Queue(handle)))
+    }
+
+    /// A service whose credential cannot be used: every record is counted as dropped.
+    #[must_use]
+    pub fn unusable(&self, fault: Unusable) -> Service {
+        Service(Sink::Unusable(Rc::new(fault), Rc::clone(&self.0.dropped)))
+    }
+
+    /// Records given up so far.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.get()
     }
 
     /// Waits until everything is delivered or given up, at most `limit`; what is left then counts
@@ -231,7 +245,7 @@ pub struct Service(Sink);
 enum Sink {
     Queue(Rc<Handle>),
     Nowhere,
-    Unusable(Rc<Unusable>),
+    Unusable(Rc<Unusable>, Dropped),
 }
 
 /// The last one to go tells the delivery task that no more records come.
@@ -250,23 +264,18 @@ impl Service {
         Self(Sink::Nowhere)
     }
 
-    /// A service whose credential cannot be used: every record is counted as dropped.
-    #[must_use]
-    pub fn unusable(fault: Unusable) -> Self {
-        Self(Sink::Unusable(Rc::new(fault)))
-    }
-
     /// The log of one invoke.
     #[must_use]
     pub fn begin(&self, origin: Origin<'_>) -> InvokeLog {
-        let news = match &self.0 {
-            Sink::Queue(handle) => Rc::clone(&handle.0.news),
-            Sink::Nowhere | Sink::Unusable(_) => Rc::default(),
+        let (news, dropped) = match &self.0 {
+            Sink::Queue(handle) => (Rc::clone(&handle.0.news), Rc::clone(&handle.0.dropped)),
+            Sink::Nowhere => Default::default(),
+            Sink::Unusable(_, dropped) => (Rc::default(), Rc::clone(dropped)),
         };
         InvokeLog {
             sink: self.0.clone(),
             head: Head::new(origin),
-            ledger: Rc::new(Ledger::new(news)),
+            ledger: Rc::new(Ledger::new(news, dropped)),
             partial: RefCell::default(),
         }
     }
@@ -277,7 +286,7 @@ impl Service {
         match &self.0 {
             Sink::Queue(handle) => handle.0.trouble(),
             Sink::Nowhere => String::new(),
-            Sink::Unusable(fault) => fault.to_string(),
+            Sink::Unusable(fault, _) => fault.to_string(),
         }
     }
 }
@@ -360,7 +369,7 @@ impl InvokeLog {
         }
         match &self.sink {
             Sink::Nowhere => self.ledger.produce(parts),
-            Sink::Unusable(_) => {
+            Sink::Unusable(..) => {
                 self.ledger.wait(parts);
                 self.ledger.give_up(parts, Reason::Unusable);
             }

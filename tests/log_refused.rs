@@ -9,7 +9,9 @@ mod rsyslog;
 #[path = "support/relay.rs"]
 mod relay;
 
-use pilotlight::log::{Account, Destination, Limits, Pem, Reason, Service};
+use std::rc::Rc;
+
+use pilotlight::log::{Account, Destination, Limits, Pem, Reason, Relay};
 
 use self::relay::{delivered, destination_tls, line, origin, run, settle};
 use self::rsyslog::{Authority, CLIENT_NAME, Identity, Rsyslog, SERVER_NAME, Validity};
@@ -121,11 +123,13 @@ fn a_service_of_another_name_gets_nothing() {
 fn a_credential_that_cannot_be_used_is_counted_as_such() {
     let pem = Pem { ca: b"", cert: None, key: None };
     let address = ([127, 0, 0, 1], 6514).into();
-    let service = Service::unusable(Destination::syslog_tls(address, "", pem).unwrap_err());
+    let relay = Relay::new(limits(), || 0, 1, Rc::default());
+    let service = relay.unusable(Destination::syslog_tls(address, "", pem).unwrap_err());
     let log = service.begin(origin());
     log.record(&line(0, "x"), false);
     let reason = Some(Reason::Unusable);
     assert_eq!(log.account(), Account { produced: 1, dropped: 1, reason, ..Account::default() });
     assert!(log.is_settled());
+    assert_eq!(relay.dropped(), 1);
     assert_eq!(service.trouble(), "ca.pem is missing or holds no certificate");
 }

@@ -53,16 +53,20 @@ pub struct Account {
     pub reason: Option<Reason>,
 }
 
+/// Records given up by all invokes of a shard.
+pub(super) type Dropped = Rc<Cell<u64>>;
+
 /// The running account of one invoke, shared by its records.
 #[derive(Debug)]
 pub(super) struct Ledger {
     account: Cell<Account>,
     news: Rc<Signal>,
+    dropped: Dropped,
 }
 
 impl Ledger {
-    pub(super) fn new(news: Rc<Signal>) -> Self {
-        Self { account: Cell::default(), news }
+    pub(super) fn new(news: Rc<Signal>, dropped: Dropped) -> Self {
+        Self { account: Cell::default(), news, dropped }
     }
 
     pub(super) fn account(&self) -> Account {
@@ -94,6 +98,7 @@ impl Ledger {
     pub(super) fn give_up(&self, records: u64, reason: Reason) {
         let account = self.account.get();
         let dropped = account.dropped + records;
+        self.dropped.set(self.dropped.get() + records);
         self.settle(Account { dropped, reason: Some(reason), ..account }, records);
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_lite::future::or;
 use glommio::timer::sleep;
 
-use super::account::Reason;
+use super::account::{Dropped, Reason};
 use super::backoff::Backoff;
 use super::session::{Session, Stream};
 use super::spool::{Record, Spool};
@@ -30,6 +30,7 @@ pub(super) struct Queue {
     pub(super) clock: fn() -> u64,
     /// For the shard: accounts are settled.
     pub(super) news: Rc<Signal>,
+    pub(super) dropped: Dropped,
     limits: Limits,
     stop: Signal,
     emptied: Rc<Signal>,
@@ -43,14 +44,15 @@ impl Queue {
     pub(super) fn new(
         limits: Limits,
         clock: fn() -> u64,
-        news: Rc<Signal>,
-        emptied: Rc<Signal>,
+        (news, emptied): (Rc<Signal>, Rc<Signal>),
+        dropped: Dropped,
     ) -> Self {
         Self {
             spool: RefCell::new(Spool::new(limits)),
             wake: Signal::default(),
             clock,
             news,
+            dropped,
             limits,
             stop: Signal::default(),
             emptied,

@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn ledger() -> Rc<Ledger> {
-        Rc::new(Ledger::new(Rc::default()))
+        Rc::new(Ledger::new(Rc::default(), Rc::default()))
     }
 
     fn sequences(spool: &Spool) -> Vec<u64> {
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn news_come_when_the_last_record_settles() {
         let news = Rc::new(Signal::default());
-        let ledger = Rc::new(Ledger::new(Rc::clone(&news)));
+        let ledger = Rc::new(Ledger::new(Rc::clone(&news), Rc::default()));
         let has_news = || {
             use futures_lite::future::{block_on, poll_once};
             block_on(poll_once(news.wait())).is_some()

@@ -283,7 +283,8 @@ impl Engine {
                 .egress
                 .assign(Policy { assigned: service.resolved, allowed: Rc::clone(&self.allowed) });
             entry.side.service =
-                deliver_to(&self.relay, key, &service, &delivery).unwrap_or_else(Service::unusable);
+                deliver_to(&self.relay, key, &service, &delivery)
+                    .unwrap_or_else(|fault| self.relay.unusable(fault));
             entry.link.assign(&buffer[..length])
         });
         buffer[..length].zeroize();

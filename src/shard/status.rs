@@ -115,6 +115,7 @@ impl Engine {
         metrics.boots = u64::from(self.shard == 0);
         metrics.vm_exits += self.vms.iter_mut().map(|vm| vm.side.cell.exits()).sum::<u64>();
         metrics.doorbells += self.vms.iter_mut().map(|vm| vm.link.rings()).sum::<u64>();
+        metrics.log_dropped = self.relay.dropped();
         let (census, vms) = (self.pool.census(), self.describe_vms());
         Part { census, metrics: metrics.snapshot(), vms }
     }
