@@ -166,8 +166,8 @@ impl Kernel {
     /// deadline.
     fn rest(&mut self) {
         let deadline = self.next_deadline();
-        // Nothing runs that the CPU would have to be taken away from.
-        self.region.store_u64(region::DEADLINE, NEVER);
+        // What was asked for last stands in the region until the halt: the VMM may only now come to
+        // read it, and `arm` counts on the look it makes then.
         loop {
             if self.agent.has_input() {
                 return;
