@@ -60,6 +60,7 @@ pub(crate) struct Nursery {
     kvm: OwnedFd,
     snapshot: OwnedFd,
     snapshot_bytes: u64,
+    boots: u64,
     root_image: OwnedFd,
     root_image_bytes: u64,
     ram_bytes: u64,
@@ -91,6 +92,7 @@ impl Nursery {
             kvm,
             snapshot,
             snapshot_bytes: 0,
+            boots: 0,
             root_image,
             root_image_bytes,
             ram_bytes: settings.ram_bytes,
@@ -122,6 +124,11 @@ impl Nursery {
         &self.cgroups
     }
 
+    /// VMs booted from the kernel image so far.
+    pub(crate) fn boots(&self) -> u64 {
+        self.boots
+    }
+
     /// Bytes of the base snapshot.
     pub(crate) fn snapshot_bytes(&self) -> u64 {
         self.snapshot_bytes
@@ -146,7 +153,10 @@ impl Nursery {
         infant.kill();
         infant.reap();
         match outcome? {
-            OwnReply::Captured { bytes } => self.snapshot_bytes = bytes,
+            OwnReply::Captured { bytes } => {
+                self.snapshot_bytes = bytes;
+                self.boots += 1;
+            }
             other
             @ (OwnReply::Running { .. } | OwnReply::Placed { .. } | OwnReply::Gone { .. }) => {
                 return Err(format!("the guest kernel did not boot: {}", other.describe()));

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::shard::Letter;
 use crate::socket::{Connection, Limits, Peer, peer};
+use crate::trace;
 
 /// Who may connect: the node's user and group. Whoever connects acts for their own login only.
 const SOCKET_MODE: u32 = 0o660;
@@ -78,7 +79,7 @@ fn accept_all(listener: &UnixListener, inboxes: &[Arc<Inbox<Letter>>], config: &
             (Ok(connection), Some(inbox)) => {
                 inbox.post_blocking(Letter::Client(stream, Box::new(connection)));
             }
-            (Err(error), _) => eprintln!("pilotlight: a client was turned away: {error}"),
+            (Err(error), _) => trace::line(format_args!("a client was turned away: {error}")),
             (Ok(_), None) => return,
         }
     }

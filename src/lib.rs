@@ -30,6 +30,7 @@ pub mod invoke;
 mod root_image;
 mod archive;
 mod embedded;
+mod trace;
 
 pub use abi::layout::Flavour;
 pub use config::Config;

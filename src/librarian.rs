@@ -23,6 +23,7 @@ use crate::pool::PackageRef;
 use crate::shard::Letter;
 use crate::socket::settings::{PackageForm, Settings};
 use crate::store::{Deployment, Store, StoreError};
+use crate::trace;
 
 /// Who asked, and under which number.
 #[derive(Clone, Copy, Debug)]
@@ -130,7 +131,7 @@ impl Desk {
                 Job::Open { shard, package, digest } => {
                     let open = self.open(&digest);
                     if let Err(error) = &open {
-                        eprintln!("pilotlight: package {digest} cannot be used: {error}");
+                        trace::line(format_args!("package {digest} cannot be used: {error}"));
                     }
                     self.tell(shard, Report::Opened { package, open: open.ok() });
                 }

@@ -150,8 +150,8 @@ impl ShardMetrics {
         }
     }
 
-    /// An invoke had no outcome, this long after it arrived; `code` is of its [`crate::invoke::InvokeError`].
-    pub fn refused(&mut self, code: &'static str, _total_nanos: Nanos) {
+    /// A request was answered with an error of this code.
+    pub fn refused(&mut self, code: &'static str) {
         *self.refusals.entry(code).or_default() += 1;
     }
 
@@ -292,7 +292,7 @@ mod tests {
             one.finished(Status::Exited, 100_000);
         }
         two.finished(Status::Signalled, 900_000);
-        two.refused("busy", 10);
+        two.refused("busy");
         two.missing_call(999);
         two.staged(&Timings { run_nanos: 50_000, ..Timings::default() });
         let mut whole = one.snapshot();

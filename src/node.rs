@@ -37,6 +37,7 @@ use crate::pool::index::Index;
 use crate::root_image::RootImage;
 use crate::shard::{Letter, NodeFacts, Setting, Shard, isolation_name};
 use crate::store::Store;
+use crate::trace;
 
 /// Letters that may wait for one shard.
 const LETTERS_MAX: usize = 4096;
@@ -82,6 +83,7 @@ impl Node {
     /// [`NodeError`] when the configuration does not fit together or the host lacks something.
     pub fn start(config: Config) -> Result<Self, NodeError> {
         config.check().map_err(|error| NodeError(error.to_string()))?;
+        raise_descriptor_limit();
         let cores =
             config.core_split(&available_cores()?).map_err(|error| NodeError(error.to_string()))?;
         let store = Store::open(&config.paths.state, &config);
@@ -210,7 +212,7 @@ impl Node {
         }
         for thread in self.threads.drain(..) {
             if let Err(error) = thread.join() {
-                eprintln!("pilotlight: a shard ended badly: {error}");
+                trace::line(format_args!("a shard ended badly: {error}"));
             }
         }
     }
@@ -266,6 +268,15 @@ fn first_invoke(shard: u16) -> io::Result<u64> {
 fn vmm_user() -> u32 {
     const NOBODY: u32 = 65_534;
     if rustix::process::geteuid().is_root() { NOBODY } else { 0 }
+}
+
+/// Clients and VMs take more descriptors than the usual soft limit of 1,024 allows; the hard limit
+/// is what the operator means.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // A host that refuses keeps its limit; what does not fit it is refused one by one.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// The cores this process may use.

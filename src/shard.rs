@@ -45,6 +45,7 @@ use crate::pool::index::{self, Publisher};
 use crate::pool::{Blame, Event, Pool};
 use crate::signal::{Signal, step_aside};
 use crate::socket::Connection;
+use crate::trace;
 use crate::wait::Bell;
 
 use clients::Clients;
@@ -208,7 +209,7 @@ impl Shard {
             engine.drive(Event::Tick, now, None);
             moved = true;
         }
-        moved |= engine.deliver_answers(clients, now);
+        moved |= engine.deliver_answers(clients);
         moved |= engine.settle(clients, now);
         moved |= engine.flush_vms(now);
         let mut left = Vec::new();
@@ -272,7 +273,7 @@ impl Engine {
         match letter {
             Letter::News(News::Up { vm, cell }) => self.admit(VmId(vm), cell, now),
             Letter::News(News::Failed { vm, reason }) => {
-                eprintln!("pilotlight: {}: {reason}", VmId(vm));
+                trace::line(format_args!("{}: {reason}", VmId(vm)));
                 self.metrics.restores_failed += 1;
                 self.drive(Event::SpawnFailed { vm: VmId(vm) }, now, None);
             }
@@ -280,7 +281,7 @@ impl Engine {
                 self.drain_dead(VmId(vm), clients, scratch);
                 let blame = self.blame_of(VmId(vm), &ending);
                 self.drive(Event::VmGone { vm: VmId(vm), blame }, now, None);
-                self.deliver_answers(clients, now);
+                self.deliver_answers(clients);
                 self.bury(VmId(vm));
             }
             Letter::Report(Report::Opened { package, open }) => {
@@ -304,12 +305,15 @@ impl Engine {
             }
             Letter::Client(stream, connection) => {
                 if let Err(error) = clients.adopt(stream, *connection, now) {
-                    eprintln!("pilotlight: a client was turned away: {error}");
+                    trace::line(format_args!("a client was turned away: {error}"));
                 }
             }
             Letter::AskStatus { ticket, from } => self.send_part(ticket, from),
             Letter::StatusPart { ticket, part } => self.take_part(ticket, *part, clients),
-            Letter::Stop => self.drive(Event::Stop, now, None),
+            Letter::Stop => {
+                self.stop_resolving();
+                self.drive(Event::Stop, now, None);
+            }
         }
     }
 
@@ -327,7 +331,7 @@ impl Engine {
         }
         let Some(vm) = self.vms.find(id) else { return Blame::Host };
         let (is_guest, reason) = vm.side.cell.last_words();
-        eprintln!("pilotlight: {id} ended: {reason} ({ending})");
+        trace::line(format_args!("{id} ended: {reason} ({ending})"));
         if is_guest { Blame::Guest } else { Blame::Host }
     }
 }

@@ -151,7 +151,7 @@ impl Engine {
     }
 
     /// Gives the pool's answers that are not a guest's outcome.
-    pub(super) fn deliver_answers(&mut self, clients: &mut Clients, now: Nanos) -> bool {
+    pub(super) fn deliver_answers(&mut self, clients: &mut Clients) -> bool {
         let moved = !self.answers.is_empty();
         let mut answers = std::mem::take(&mut self.answers);
         for (invoke, answer) in answers.drain(..) {
@@ -163,7 +163,7 @@ impl Engine {
                 }
             }
             let error = self.error_of(&running, answer);
-            self.metrics.refused(error.code(), now.saturating_sub(running.marks.arrived));
+            self.metrics.refused(error.code());
             self.refuse(invoke, &running, &error, clients);
         }
         self.answers = answers;

@@ -49,14 +49,28 @@ impl Catalog {
             contract: function.contract,
             memory_mib: function.memory_mib,
         };
-        self.names.insert((function.user, function.name), number);
+        let before = self.names.insert((function.user, function.name), number);
         let acquire = encode_acquire(&function);
         self.entries.push(Rc::new(Entry { function, facts, acquire }));
+        self.close_unused(before);
     }
 
     /// Takes a name away.
     pub(super) fn remove(&mut self, user: User, name: FunctionName) {
-        self.names.remove(&(user, name));
+        let before = self.names.remove(&(user, name));
+        self.close_unused(before);
+    }
+
+    /// Lets go of the package of a function that lost its name, unless another one has the same.
+    /// What is being loaded holds on to it.
+    fn close_unused(&mut self, function: Option<FunctionRef>) {
+        let package_of = |number: &FunctionRef| self.entries[number.0 as usize].facts.package;
+        let Some(package) = function.as_ref().map(package_of) else { return };
+        let is_used = self.names.values().any(|number| package_of(number) == package);
+        let state = &mut self.packages[package.0 as usize].1;
+        if !is_used && matches!(state, Package::Open(_)) {
+            *state = Package::Closed;
+        }
     }
 
     /// The function of this name.

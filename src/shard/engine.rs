@@ -39,6 +39,7 @@ use crate::pool::{
 };
 use crate::signal::Signal;
 use crate::socket::answer::Room;
+use crate::trace;
 
 /// Where the time of an invoke goes: moments of its way, 0 when it was not there.
 #[derive(Clone, Copy, Debug, Default)]
@@ -266,7 +267,7 @@ impl Engine {
         act: impl FnOnce(&mut Link) -> Result<(), crate::link::GuestFault>,
     ) -> Option<Event> {
         let fault = act(&mut self.vms.find(vm)?.link).err()?;
-        eprintln!("pilotlight: {vm}: {fault}");
+        trace::line(format_args!("{vm}: {fault}"));
         Some(Event::VmFault { vm, blame: Blame::Guest })
     }
 
@@ -282,9 +283,8 @@ impl Engine {
                 .side
                 .egress
                 .assign(Policy { assigned: service.resolved, allowed: Rc::clone(&self.allowed) });
-            entry.side.service =
-                deliver_to(&self.relay, key, &service, &delivery)
-                    .unwrap_or_else(|fault| self.relay.unusable(fault));
+            entry.side.service = deliver_to(&self.relay, key, &service, &delivery)
+                .unwrap_or_else(|fault| self.relay.unusable(fault));
             entry.link.assign(&buffer[..length])
         });
         buffer[..length].zeroize();
@@ -457,13 +457,13 @@ fn deliver_to(
 
 fn report(notice: Notice) {
     match notice {
-        Notice::SpawnFailing { failures, retry_in_nanos } => eprintln!(
-            "pilotlight: VMs do not start ({failures} failures in a row); next attempt in {} ms",
+        Notice::SpawnFailing { failures, retry_in_nanos } => trace::line(format_args!(
+            "VMs do not start ({failures} failures in a row); next attempt in {} ms",
             retry_in_nanos / 1_000_000
-        ),
-        Notice::SpawnRecovered => eprintln!("pilotlight: VMs start again"),
+        )),
+        Notice::SpawnRecovered => trace::line(format_args!("VMs start again")),
         Notice::StrangeOutcome { vm } => {
-            eprintln!("pilotlight: {vm} finished an invoke it does not have and is ended");
+            trace::line(format_args!("{vm} finished an invoke it does not have and is ended"));
         }
     }
 }

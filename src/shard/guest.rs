@@ -13,6 +13,7 @@ use crate::link::{GuestFault, GuestFrame, Scratch};
 use crate::pool::{Blame, Event};
 use crate::socket::answer;
 use crate::socket::request::OPTION_WANT_LOG;
+use crate::trace;
 
 /// Frames for the connections of one VM per turn.
 const STREAM_BURST: usize = 32;
@@ -252,7 +253,7 @@ impl Engine {
     }
 
     fn end_faulty(&mut self, id: VmId, fault: GuestFault, now: Nanos) {
-        eprintln!("pilotlight: {id} is ended: {fault}");
+        trace::line(format_args!("{id} is ended: {fault}"));
         if let Some(vm) = self.vms.find(id) {
             vm.side.is_faulty = true;
         }

@@ -77,6 +77,7 @@ impl Engine {
                     }
                     Handled::Reply(json) => connection.reply(request, &json),
                     Handled::Refuse(fault) => {
+                        self.metrics.refused(fault.code());
                         connection.error(request, fault.code(), &fault.to_string())
                     }
                     Handled::Logging(default) => {
@@ -329,6 +330,7 @@ impl Engine {
     /// Withdraws what a client that left had asked for.
     pub(super) fn abandon(&mut self, client: ClientId, now: Nanos) {
         self.deploying.retain(|_, deploying| deploying.client != client);
+        self.gathering.retain(|_, gathering| !gathering.is_of(client));
         self.abandon_forwarded(client);
         let open: Vec<_> = self
             .running
@@ -339,6 +341,12 @@ impl Engine {
         for invoke in open {
             self.cancel(invoke, now);
         }
+    }
+
+    /// Answers invokes that the pool has not heard of: it will not be asked any more.
+    pub(super) fn stop_resolving(&mut self) {
+        let resolving = self.running.iter().filter(|(_, running)| running.is_resolving);
+        self.answers.extend(resolving.map(|(invoke, _)| (*invoke, Answer::Stopping)));
     }
 
     fn cancel(&mut self, invoke: InvokeId, now: Nanos) {

@@ -21,6 +21,7 @@ pub(crate) struct NodeFacts {
     flavour: Flavour,
     cgroups: String,
     snapshot_bytes: u64,
+    boots: u64,
     shards: Vec<u32>,
     guests: Vec<u32>,
 }
@@ -31,6 +32,7 @@ impl NodeFacts {
             flavour: nursery.flavour(),
             cgroups: nursery.cgroups().to_string(),
             snapshot_bytes: nursery.snapshot_bytes(),
+            boots: nursery.boots(),
             shards: cores.shards.clone(),
             guests: cores.guests.clone(),
         }
@@ -66,6 +68,12 @@ pub(super) struct Gathering {
     request: u64,
     missing: usize,
     parts: Vec<Part>,
+}
+
+impl Gathering {
+    pub(super) fn is_of(&self, client: ClientId) -> bool {
+        self.client == client
+    }
 }
 
 impl Engine {
@@ -112,7 +120,8 @@ impl Engine {
 
     fn part(&mut self) -> Part {
         let mut metrics = self.metrics.clone();
-        metrics.boots = u64::from(self.shard == 0);
+        // The node booted for all of its shards.
+        metrics.boots = if self.shard == 0 { self.facts.boots } else { 0 };
         metrics.vm_exits += self.vms.iter_mut().map(|vm| vm.side.cell.exits()).sum::<u64>();
         metrics.doorbells += self.vms.iter_mut().map(|vm| vm.link.rings()).sum::<u64>();
         metrics.log_dropped = self.relay.dropped();

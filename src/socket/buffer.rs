@@ -12,11 +12,24 @@ const INPUT_BYTES_MIN: usize = 16 * 1024;
 pub(super) const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Bytes received and not yet used.
-#[derive(Debug)]
 pub(crate) struct Input {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+}
+
+/// Lengths only: requests carry credentials.
+impl std::fmt::Debug for Input {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Input({} bytes)", self.bytes().len())
+    }
+}
+
+/// Lengths only: responses are users' data.
+impl std::fmt::Debug for Output {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Output({} bytes)", self.pending().len())
+    }
 }
 
 impl Input {
@@ -85,7 +98,7 @@ impl Input {
 }
 
 /// Bytes to send.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Output {
     buffer: Vec<u8>,
     sent: usize,
