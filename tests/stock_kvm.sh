@@ -57,8 +57,8 @@ expect 'busybox' 0 '2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b
     invoke sha --payload hello
 expect 'Lua' 0 'lua says 42' invoke lua --payload 'print("lua says " .. 6 * 7)'
 expect 'Rust threads and TCP' 0 'all ok' invoke probe
-expect 'the node says what it runs on' 0 '"flavour":"stock"' pilotlight status --socket $socket --json
-expect 'one boot, the rest restored' 0 '"boots":1,' pilotlight status --socket $socket --json
+expect 'the node says what it runs on' 0 '"flavour": "stock"' pilotlight status --socket $socket --json
+expect 'one boot, the rest restored' 0 '"boots": 1,' pilotlight status --socket $socket --json
 
 kill -TERM $node
 wait $node || fail "the node ended with $?"
