@@ -138,7 +138,7 @@ impl Pool {
         self.active.get(vm).map(Lodger::key)
     }
 
-    /// Whether [`Event::Stop`] was taken and no VM and no invoke is left.
+    /// Whether [`super::Event::Stop`] was taken and no VM and no invoke is left.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         let invokes = self.inflight.running_count() + self.inflight.waiting_count();

@@ -18,7 +18,7 @@ pub(super) const CONGESTED_BYTES: usize = 8 * 1024 * 1024;
 pub struct Incoming<'a> {
     /// The request's number, chosen by the client.
     pub id: u64,
-    /// What the shard gave it with [`Connection::set_tag`]; 0 before.
+    /// What the shard gave it with [`super::Connection::set_tag`]; 0 before.
     pub tag: u64,
     /// More of its body follows.
     pub has_more: bool,
