@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use abi::control::{self, Blame, Reply, Request, Start};
+use abi::control::{self, Blame, Reply, Request, Restoring, Start};
 use abi::layout::{self, Flavour, PAGE_BYTES};
 use abi::ring::Memory;
 use region::clock::ClockSample;
@@ -157,8 +157,10 @@ impl Nursery {
                 self.snapshot_bytes = bytes;
                 self.boots += 1;
             }
-            other
-            @ (OwnReply::Running { .. } | OwnReply::Placed { .. } | OwnReply::Gone { .. }) => {
+            other @ (OwnReply::Running { .. }
+            | OwnReply::Placed { .. }
+            | OwnReply::Reset { .. }
+            | OwnReply::Gone { .. }) => {
                 return Err(format!("the guest kernel did not boot: {}", other.describe()));
             }
         }
@@ -216,6 +218,9 @@ impl Nursery {
             is_restore,
             ram_bytes: self.ram_bytes,
             root_image_bytes: self.root_image_bytes,
+            restoring: Restoring::Map,
+            package_offset: 0,
+            package_bytes: 0,
             generation,
             core,
             clock_multiplier: self.clock.0,
@@ -345,6 +350,7 @@ pub(crate) enum OwnReply {
     Captured { bytes: u64 },
     Running { restore_nanos: u64 },
     Placed { offset: u64 },
+    Reset { generation: u64, dirty_pages: u32, reset_nanos: u64 },
     Gone { blame: Blame, reason: String },
 }
 
@@ -353,7 +359,10 @@ impl OwnReply {
         match self {
             Self::Gone { blame: Blame::Guest, reason } => format!("the guest failed: {reason}"),
             Self::Gone { reason, .. } => reason.clone(),
-            Self::Captured { .. } | Self::Running { .. } | Self::Placed { .. } => {
+            Self::Captured { .. }
+            | Self::Running { .. }
+            | Self::Placed { .. }
+            | Self::Reset { .. } => {
                 format!("the VMM answered out of turn: {self:?}")
             }
         }
@@ -364,6 +373,9 @@ impl OwnReply {
             Reply::Captured { bytes } => Self::Captured { bytes },
             Reply::Running { restore_nanos } => Self::Running { restore_nanos },
             Reply::Placed { offset } => Self::Placed { offset },
+            Reply::Reset { generation, dirty_pages, reset_nanos } => {
+                Self::Reset { generation, dirty_pages, reset_nanos }
+            }
             Reply::Gone { blame, reason } => Self::Gone { blame, reason: reason.to_owned() },
         })
     }

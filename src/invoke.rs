@@ -72,6 +72,62 @@ impl From<Contract> for abi::frame::invoke::Contract {
     }
 }
 
+/// What a request finds of those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Freshness {
+    /// The container stays: a resident process with all it remembers, or a program that is rewound
+    /// to where it first looked outside itself.
+    #[default]
+    Reuse,
+    /// A copy of the container as it was when it first asked for a request.
+    Fork,
+    /// A VM that was restored or reset since the request before.
+    Vm,
+}
+
+impl Freshness {
+    /// `reuse`, `fork` or `vm`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reuse => "reuse",
+            Self::Fork => "fork",
+            Self::Vm => "vm",
+        }
+    }
+}
+
+impl fmt::Display for Freshness {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Freshness {
+    type Err = ClientFault;
+    fn from_str(text: &str) -> Result<Self, ClientFault> {
+        match text {
+            "reuse" => Ok(Self::Reuse),
+            "fork" => Ok(Self::Fork),
+            "vm" => Ok(Self::Vm),
+            _ => Err(ClientFault::BadRequest {
+                what: format!("freshness {text:?}: it is `reuse`, `fork` or `vm`"),
+            }),
+        }
+    }
+}
+
+impl From<Freshness> for abi::frame::invoke::Freshness {
+    fn from(freshness: Freshness) -> Self {
+        match freshness {
+            Freshness::Reuse => Self::Reuse,
+            Freshness::Fork => Self::Fork,
+            Freshness::Vm => Self::Vm,
+        }
+    }
+}
+
 /// A deployed program: what the store knows of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,6 +148,9 @@ pub struct Function {
     pub environment: Vec<(String, String)>,
     /// How it meets requests.
     pub contract: Contract,
+    /// What a request finds of those before it.
+    #[serde(default)]
+    pub freshness: Freshness,
     /// Memory its container may use, MiB.
     pub memory_mib: u32,
     /// How long one invoke may take from its arrival, milliseconds.

@@ -166,6 +166,7 @@ impl Desk {
             arguments: &settings.arguments,
             environment: &settings.environment,
             contract: settings.contract,
+            freshness: settings.freshness,
             memory_mib: settings.memory_mib,
             timeout_millis: settings.timeout_millis,
         };

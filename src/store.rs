@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{ARGUMENT_BYTES_MAX, ARGUMENTS_MAX, Config, TIMEOUT_MILLIS_MAX};
-use crate::invoke::{ClientFault, Contract, Digest, Function, FunctionName, User};
+use crate::invoke::{ClientFault, Contract, Digest, Freshness, Function, FunctionName, User};
 use crate::package::{self, Form, PackageError};
 
 /// Bytes copied and hashed at a time.
@@ -68,6 +68,8 @@ pub struct Deployment<'a> {
     pub environment: &'a [(String, String)],
     /// How it meets requests.
     pub contract: Contract,
+    /// What a request finds of those before it.
+    pub freshness: Freshness,
     /// Memory its container may use, MiB; 0: the node's default.
     pub memory_mib: u32,
     /// How long one invoke may take, milliseconds; 0: the node's default.
@@ -232,6 +234,7 @@ impl Store {
             arguments: [name.to_owned()].into_iter().chain(arguments.iter().cloned()).collect(),
             environment: environment.to_vec(),
             contract: deployment.contract,
+            freshness: deployment.freshness,
             memory_mib,
             timeout_millis,
         })
@@ -522,6 +525,7 @@ mod tests {
             arguments: &[],
             environment: &[],
             contract: Contract::Program,
+            freshness: Freshness::Reuse,
             memory_mib: 0,
             timeout_millis: 0,
         }

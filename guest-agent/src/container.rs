@@ -443,6 +443,7 @@ impl Container {
             log_records: running.log_records,
             run_nanos: end.usage.run_nanos,
             memory_peak_bytes: end.usage.memory_peak_bytes,
+            dirty_pages: 0,
             reason: cut(&end.reason),
             response: &[],
         };

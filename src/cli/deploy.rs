@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use pilotlight::client::Package;
-use pilotlight::invoke::{Contract, Function};
+use pilotlight::invoke::{Contract, Freshness, Function};
 use serde_json::json;
 
 use super::fault::Fault;
@@ -27,6 +27,10 @@ pub(crate) struct Deploy {
     /// stream: a resident process, requests and responses framed by a 32-bit length
     #[arg(long, default_value = "program", value_name = "program|stream")]
     contract: Contract,
+    /// What a request finds of those before it. reuse: the container as it is; fork: a copy of the
+    /// container as it was before its first request; vm: a VM put back to its snapshot
+    #[arg(long, default_value = "reuse", value_name = "reuse|fork|vm")]
+    freshness: Freshness,
     /// Whose function [default: your login]
     #[arg(long, default_value = "", hide_default_value = true)]
     user: String,
@@ -58,6 +62,7 @@ impl Deploy {
         let mut package = Package::read(&self.program)?;
         let settings = &mut package.settings;
         settings.contract = self.contract;
+        settings.freshness = self.freshness;
         settings.arguments = self.arguments;
         settings.environment = self.env;
         settings.memory_mib = self.memory.unwrap_or(0);

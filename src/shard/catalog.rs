@@ -123,7 +123,12 @@ fn encode_acquire(function: &Function) -> Vec<u8> {
     let mut buffer = vec![0; MESSAGE_BYTES_MAX];
     let mut writer = Writer::new(&mut buffer);
     let memory_bytes = u64::from(function.memory_mib) << 20;
-    let fixed = (function.contract.into(), memory_bytes, function.entry.as_str());
+    let fixed = (
+        function.contract.into(),
+        function.freshness.into(),
+        memory_bytes,
+        function.entry.as_str(),
+    );
     let encoded = Acquire::encode(&mut writer, fixed, &arguments, &environment);
     let length = writer.length();
     assert!(encoded.is_ok(), "the store keeps arguments within ARGUMENT_BYTES_MAX");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::invoke::Contract;
+use crate::invoke::{Contract, Freshness};
 
 /// What the bytes of a package are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Settings {
     /// How the program meets its requests.
     #[serde(default)]
     pub contract: Contract,
+    /// What a request finds of those before it.
+    #[serde(default)]
+    pub freshness: Freshness,
     /// Arguments behind the first.
     #[serde(default)]
     pub arguments: Vec<String>,

@@ -130,9 +130,14 @@ impl Control {
                 reply(&self.socket, &Reply::Placed { offset });
                 Ok(())
             }
-            (Request::Place { .. } | Request::Stop | Request::Start(_), _) => {
-                Err(Gone::Request("not one for a running VM"))
-            }
+            (
+                Request::Place { .. }
+                | Request::Stop
+                | Request::Start(_)
+                | Request::Reset { .. }
+                | Request::Capture,
+                _,
+            ) => Err(Gone::Request("not one for a running VM")),
         }
     }
 }

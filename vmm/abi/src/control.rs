@@ -7,6 +7,8 @@
 //!      ◄─ Captured ─        boot only: the snapshot is in its memfd; the VMM ends
 //!      ◄─ Running ──        restore only: the vCPU runs, its READY frame is on its way
 //!      ── Place ──► ◄─ Placed
+//!      ── Reset ──► ◄─ Reset      back to the snapshot it was restored from, and on
+//!      ── Capture ► ◄─ Captured   the idle VM as a snapshot; it stays stopped
 //!      ── Stop ───► ◄─ Gone
 //! ```
 
@@ -22,8 +24,9 @@ pub const DESCRIPTORS_MAX: usize = 8;
 pub enum Request {
     /// Make the VM. Descriptors: `/dev/kvm`, region memfd, status memfd, doorbell eventfd (node to
     /// guest), node doorbell eventfd (guest to node), then for a boot the kernel's ELF memfd and
-    /// an empty memfd for the snapshot, for a restore the snapshot's memfd; last, if
-    /// `root_image_bytes` is not 0, the root image's memfd.
+    /// an empty memfd for the snapshot, for a restore the snapshot's memfd; then, if
+    /// `root_image_bytes` is not 0, the root image's memfd; last, if `package_bytes` is not 0, the
+    /// memfd of the package the snapshot's guest has in its window.
     Start(Start),
     /// Map a package into the image window. Descriptor: its memfd.
     Place {
@@ -32,8 +35,48 @@ pub enum Request {
         /// Its length.
         bytes: u64,
     },
+    /// Put the VM back to the snapshot it was restored from, zero its region, leave it the new
+    /// generation and seed there, and run it: its READY frame is on its way. Packages stay placed.
+    Reset {
+        /// Number of this restore, unlike any other's.
+        generation: u64,
+        /// Entropy for the guest.
+        seed: [u8; SEED_BYTES],
+        /// Compare the whole VM with its snapshot before it runs.
+        is_verified: bool,
+    },
+    /// Write the VM, which has to be idle, into a snapshot. Descriptor: an empty memfd. The VM
+    /// stays stopped; the node ends it.
+    Capture,
     /// End the VM and the process.
     Stop,
+}
+
+/// Bytes of a seed.
+pub const SEED_BYTES: usize = 32;
+
+/// How a restored VM gets its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Restoring {
+    /// The snapshot is mapped; pages become private as they are written.
+    Map = 1,
+    /// The pages a restored guest writes are copied up front, the rest is mapped.
+    Copy = 2,
+}
+
+impl Restoring {
+    /// The way with this number.
+    ///
+    /// # Errors
+    /// [`Malformed`] when there is none.
+    pub fn from_number(number: u8) -> Result<Self, Malformed> {
+        match number {
+            1 => Ok(Self::Map),
+            2 => Ok(Self::Copy),
+            _ => Err(Malformed),
+        }
+    }
 }
 
 /// How to make a VM.
@@ -47,6 +90,12 @@ pub struct Start {
     pub ram_bytes: u64,
     /// Bytes of the root image at window offset 0; 0 for none.
     pub root_image_bytes: u64,
+    /// Of a restore: how memory comes.
+    pub restoring: Restoring,
+    /// Offset in the window of the package the snapshot's guest has loaded.
+    pub package_offset: u64,
+    /// Its length; 0 for none.
+    pub package_bytes: u64,
     /// Number of this restore, unlike any other's.
     pub generation: u64,
     /// Core the vCPU is bound to; `u32::MAX` for any.
@@ -76,6 +125,15 @@ pub enum Reply<'a> {
     Placed {
         /// As in the request.
         offset: u64,
+    },
+    /// The VM is as its snapshot has it, and runs.
+    Reset {
+        /// As in the request.
+        generation: u64,
+        /// Pages that were put back.
+        dirty_pages: u32,
+        /// From the request to here.
+        reset_nanos: u64,
     },
     /// The VM is over and so is this process.
     Gone {
@@ -112,6 +170,9 @@ impl Request {
                 writer.u8(u8::from(start.is_restore))?;
                 writer.u64(start.ram_bytes)?;
                 writer.u64(start.root_image_bytes)?;
+                writer.u8(start.restoring as u8)?;
+                writer.u64(start.package_offset)?;
+                writer.u64(start.package_bytes)?;
                 writer.u64(start.generation)?;
                 writer.u32(start.core)?;
                 writer.u64(start.clock_multiplier)?;
@@ -124,6 +185,13 @@ impl Request {
                 writer.u64(*bytes)?;
             }
             Self::Stop => writer.u8(3)?,
+            Self::Reset { generation, seed, is_verified } => {
+                writer.u8(4)?;
+                writer.u64(*generation)?;
+                writer.bytes(seed)?;
+                writer.u8(u8::from(*is_verified))?;
+            }
+            Self::Capture => writer.u8(5)?,
         }
         Ok(writer.length())
     }
@@ -140,6 +208,9 @@ impl Request {
                 is_restore: reader.u8()? != 0,
                 ram_bytes: reader.u64()?,
                 root_image_bytes: reader.u64()?,
+                restoring: Restoring::from_number(reader.u8()?)?,
+                package_offset: reader.u64()?,
+                package_bytes: reader.u64()?,
                 generation: reader.u64()?,
                 core: reader.u32()?,
                 clock_multiplier: reader.u64()?,
@@ -148,6 +219,12 @@ impl Request {
             }),
             2 => Self::Place { offset: reader.u64()?, bytes: reader.u64()? },
             3 => Self::Stop,
+            4 => Self::Reset {
+                generation: reader.u64()?,
+                seed: reader.array()?,
+                is_verified: reader.u8()? != 0,
+            },
+            5 => Self::Capture,
             _ => return Err(Malformed),
         })
     }
@@ -173,6 +250,12 @@ impl<'a> Reply<'a> {
                 writer.u8(3)?;
                 writer.u64(*offset)?;
             }
+            Self::Reset { generation, dirty_pages, reset_nanos } => {
+                writer.u8(5)?;
+                writer.u64(*generation)?;
+                writer.u32(*dirty_pages)?;
+                writer.u64(*reset_nanos)?;
+            }
             Self::Gone { blame, reason } => {
                 writer.u8(4)?;
                 writer.u8(*blame as u8)?;
@@ -192,6 +275,11 @@ impl<'a> Reply<'a> {
             1 => Self::Captured { bytes: reader.u64()? },
             2 => Self::Running { restore_nanos: reader.u64()? },
             3 => Self::Placed { offset: reader.u64()? },
+            5 => Self::Reset {
+                generation: reader.u64()?,
+                dirty_pages: reader.u32()?,
+                reset_nanos: reader.u64()?,
+            },
             4 => {
                 let blame = match reader.u8()? {
                     0 => Blame::Nobody,

@@ -134,6 +134,9 @@ pub mod invoke {
     pub const RELEASE: u8 = 6;
     /// Drop a package no container uses.
     pub const FORGET: u8 = 7;
+    /// Bring a container's program to where a snapshot is taken; answered by
+    /// [`super::outcome::PREPARED`]. Only in a VM that was never assigned.
+    pub const PREPARE: u8 = 8;
 
     /// Bytes an assign or acquire message may have.
     pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
@@ -158,6 +161,34 @@ pub mod invoke {
             match number {
                 1 => Ok(Self::Program),
                 2 => Ok(Self::Stream),
+                _ => Err(Malformed),
+            }
+        }
+    }
+
+    /// What a request finds of those before it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(u8)]
+    pub enum Freshness {
+        /// The container stays. Contract `stream`: the process, with all it remembers. Contract
+        /// `program`: the process is rewound to where it first looked outside itself.
+        Reuse = 1,
+        /// Each request gets a copy of the container as it was when it first asked for a request.
+        Fork = 2,
+        /// Each request gets a VM that was restored or reset since the one before.
+        Vm = 3,
+    }
+
+    impl Freshness {
+        /// The freshness with this number.
+        ///
+        /// # Errors
+        /// [`Malformed`] when there is none.
+        pub fn from_number(number: u8) -> Result<Self, Malformed> {
+            match number {
+                1 => Ok(Self::Reuse),
+                2 => Ok(Self::Fork),
+                3 => Ok(Self::Vm),
                 _ => Err(Malformed),
             }
         }
@@ -211,6 +242,8 @@ pub mod invoke {
     pub struct Acquire<'a> {
         /// How it meets requests.
         pub contract: Contract,
+        /// What its requests find of each other.
+        pub freshness: Freshness,
         /// Bytes of memory its processes may use together.
         pub memory_bytes: u64,
         /// File in the package that is executed, relative to `/var/task`.
@@ -228,11 +261,12 @@ pub mod invoke {
         /// [`Malformed`] when it does not fit.
         pub fn encode(
             writer: &mut Writer<'_>,
-            (contract, memory_bytes, entry): (Contract, u64, &str),
+            (contract, freshness, memory_bytes, entry): (Contract, Freshness, u64, &str),
             arguments: &[&[u8]],
             environment: &[&[u8]],
         ) -> Result<(), Malformed> {
             writer.u8(contract as u8)?;
+            writer.u8(freshness as u8)?;
             writer.u64(memory_bytes)?;
             writer.blob(entry.as_bytes())?;
             encode_blobs(writer, arguments)?;
@@ -247,6 +281,7 @@ pub mod invoke {
             let mut reader = Reader::new(payload);
             Ok(Self {
                 contract: Contract::from_number(reader.u8()?)?,
+                freshness: Freshness::from_number(reader.u8()?)?,
                 memory_bytes: reader.u64()?,
                 entry: reader.text()?,
                 arguments: Blobs::decode(&mut reader)?,
@@ -342,6 +377,9 @@ pub mod outcome {
     pub const OUTCOME: u8 = 3;
     /// A program made a system call this kernel does not have.
     pub const MISSING: u8 = 4;
+    /// A container's program stands where a snapshot can be taken, or cannot come there: the
+    /// payload is an [`Outcome`] without a response, with status `Exited` when it does stand.
+    pub const PREPARED: u8 = 5;
 
     /// How an invoke ended.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -401,6 +439,8 @@ pub mod outcome {
         pub run_nanos: u64,
         /// Most memory its processes held at once, bytes.
         pub memory_peak_bytes: u64,
+        /// Pages the request wrote that had to be put back; 0 when nothing is put back.
+        pub dirty_pages: u32,
         /// What a person needs to know beyond the status; may be empty.
         pub reason: &'a str,
         /// The response's last bytes.
@@ -409,7 +449,7 @@ pub mod outcome {
 
     impl<'a> Outcome<'a> {
         /// Bytes in front of the reason.
-        pub const FIXED_BYTES: usize = 1 + 4 + 8 + 8 + 8 + 4;
+        pub const FIXED_BYTES: usize = 1 + 4 + 8 + 8 + 8 + 4 + 4;
 
         /// Writes the payload.
         ///
@@ -421,6 +461,7 @@ pub mod outcome {
             writer.u64(self.log_records)?;
             writer.u64(self.run_nanos)?;
             writer.u64(self.memory_peak_bytes)?;
+            writer.u32(self.dirty_pages)?;
             writer.blob(self.reason.as_bytes())?;
             writer.bytes(self.response)
         }
@@ -437,6 +478,7 @@ pub mod outcome {
                 log_records: reader.u64()?,
                 run_nanos: reader.u64()?,
                 memory_peak_bytes: reader.u64()?,
+                dirty_pages: reader.u32()?,
                 reason: reader.text()?,
                 response: reader.rest(),
             })

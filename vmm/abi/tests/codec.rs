@@ -1,9 +1,9 @@
 //! Frames and control messages: what is encoded is decoded again, cut-off bytes are refused, and
 //! no bytes whatever make a decoder panic.
 
-use abi::control::{Blame, MESSAGE_BYTES_MAX, Reply, Request, Start};
+use abi::control::{Blame, MESSAGE_BYTES_MAX, Reply, Request, Restoring, SEED_BYTES, Start};
 use abi::frame::code::Window;
-use abi::frame::invoke::{Acquire, Assign, Contract, Invoke};
+use abi::frame::invoke::{Acquire, Assign, Contract, Freshness, Invoke};
 use abi::frame::log::Line;
 use abi::frame::outcome::{Outcome, Status};
 use abi::frame::stream::Address;
@@ -13,6 +13,10 @@ use proptest::prelude::*;
 
 fn contracts() -> impl Strategy<Value = Contract> {
     prop_oneof![Just(Contract::Program), Just(Contract::Stream)]
+}
+
+fn freshnesses() -> impl Strategy<Value = Freshness> {
+    (1..=3_u8).prop_map(|number| Freshness::from_number(number).expect("one of three"))
 }
 
 fn statuses() -> impl Strategy<Value = Status> {
@@ -28,12 +32,15 @@ fn slices(blobs: &[Vec<u8>]) -> Vec<&[u8]> {
 }
 
 fn starts() -> impl Strategy<Value = Start> {
-    (any::<[u32; 3]>(), any::<bool>(), any::<[u64; 5]>()).prop_map(|(words, is_restore, longs)| {
+    (any::<[u32; 3]>(), any::<bool>(), any::<[u64; 7]>()).prop_map(|(words, is_restore, longs)| {
         Start {
             abi_version: words[0],
             is_restore,
             ram_bytes: longs[0],
             root_image_bytes: longs[1],
+            restoring: if words[0] & 1 == 0 { Restoring::Map } else { Restoring::Copy },
+            package_offset: longs[5],
+            package_bytes: longs[6],
             generation: longs[2],
             core: words[1],
             clock_multiplier: longs[3],
@@ -47,6 +54,10 @@ fn requests() -> impl Strategy<Value = Request> {
     prop_oneof![
         starts().prop_map(Request::Start),
         any::<(u64, u64)>().prop_map(|(offset, bytes)| Request::Place { offset, bytes }),
+        any::<(u64, [u8; SEED_BYTES], bool)>().prop_map(|(generation, seed, is_verified)| {
+            Request::Reset { generation, seed, is_verified }
+        }),
+        Just(Request::Capture),
         Just(Request::Stop),
     ]
 }
@@ -115,17 +126,19 @@ proptest! {
     #[test]
     fn acquire(
         contract in contracts(),
+        freshness in freshnesses(),
         memory_bytes: u64,
         entry: String,
         arguments in blobs(),
         environment in blobs(),
     ) {
         let bytes = encoded(|writer| {
-            let fixed = (contract, memory_bytes, entry.as_str());
+            let fixed = (contract, freshness, memory_bytes, entry.as_str());
             Acquire::encode(writer, fixed, &slices(&arguments), &slices(&environment))
         });
         let acquire = Acquire::decode(&bytes).expect("just encoded");
         prop_assert_eq!((acquire.contract, acquire.memory_bytes), (contract, memory_bytes));
+        prop_assert_eq!(acquire.freshness, freshness);
         prop_assert_eq!(acquire.entry, entry);
         prop_assert_eq!(acquire.arguments.iter().collect::<Vec<_>>(), slices(&arguments));
         prop_assert_eq!(acquire.environment.iter().collect::<Vec<_>>(), slices(&environment));
@@ -137,13 +150,22 @@ proptest! {
         status in statuses(),
         detail: u32,
         counts: [u64; 3],
+        dirty_pages: u32,
         reason: String,
         response: Vec<u8>,
     ) {
         let [log_records, run_nanos, memory_peak_bytes] = counts;
         let (reason, response) = (reason.as_str(), response.as_slice());
-        let outcome =
-            Outcome { status, detail, log_records, run_nanos, memory_peak_bytes, reason, response };
+        let outcome = Outcome {
+            status,
+            detail,
+            log_records,
+            run_nanos,
+            memory_peak_bytes,
+            dirty_pages,
+            reason,
+            response,
+        };
         let bytes = encoded(|writer| outcome.encode(writer));
         prop_assert_eq!(bytes.len(), Outcome::FIXED_BYTES + reason.len() + response.len());
         prop_assert_eq!(Outcome::decode(&bytes), Ok(outcome));

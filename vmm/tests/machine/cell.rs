@@ -2,7 +2,7 @@
 //! example.
 
 use abi::ABI_VERSION;
-use abi::control::{MESSAGE_BYTES_MAX, Reply, Request, Start, status};
+use abi::control::{MESSAGE_BYTES_MAX, Reply, Request, Restoring, Start, status};
 use abi::layout::region as layout;
 use abi::layout::{CLOCK_GPA, REGION_GPA};
 use region::clock::{ClockSample, calibrate};
@@ -42,6 +42,8 @@ pub(crate) enum Answer {
     Running(u64),
     /// Offset in the window.
     Placed(u64),
+    /// Pages put back, nanoseconds.
+    Reset(u32, u64),
     /// Blame as number, reason.
     Gone(u8, String),
     /// The socket is closed.
@@ -146,6 +148,9 @@ impl Cell {
             is_restore,
             ram_bytes: shape.ram_bytes,
             root_image_bytes: image.map_or(0, |image| image.len() as u64),
+            restoring: Restoring::Map,
+            package_offset: 0,
+            package_bytes: 0,
             generation,
             core: shape.core,
             clock_multiplier,
@@ -202,6 +207,9 @@ impl Cell {
             Reply::Captured { bytes } => Answer::Captured(bytes),
             Reply::Running { restore_nanos } => Answer::Running(restore_nanos),
             Reply::Placed { offset } => Answer::Placed(offset),
+            Reply::Reset { dirty_pages, reset_nanos, .. } => {
+                Answer::Reset(dirty_pages, reset_nanos)
+            }
             Reply::Gone { blame, reason } => Answer::Gone(blame as u8, reason.to_owned()),
         }
     }
