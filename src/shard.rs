@@ -213,7 +213,10 @@ impl Shard {
         moved |= engine.settle(clients, now);
         moved |= engine.flush_vms(now);
         let mut left = Vec::new();
-        moved |= clients.flush(|client| left.push(client.id));
+        if clients.flush(|client| left.push(client.id)) {
+            moved = true;
+            rustix::thread::sched_yield();
+        }
         for client in left {
             engine.abandon(client, now);
         }
