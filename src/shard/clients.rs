@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::wire::{Socket, Wire};
 use crate::invoke::Nanos;
+use crate::metrics::ShardMetrics;
 use crate::passage::{End, Received};
 use crate::signal::Signal;
 use crate::socket::Connection;
@@ -97,11 +98,15 @@ impl Clients {
 
     /// Sends what is pending and closes those that are done; returns whether something moved.
     /// `gone` hears of each client that left, with its open requests.
-    pub(super) fn flush(&mut self, mut gone: impl FnMut(&Client)) -> bool {
+    pub(super) fn flush(
+        &mut self,
+        metrics: &mut ShardMetrics,
+        mut gone: impl FnMut(&Client),
+    ) -> bool {
         let mut moved = false;
         let mut index = 0;
         while let Some(client) = self.list.get_mut(index) {
-            moved |= client.send();
+            moved |= client.send(metrics);
             let is_done =
                 client.connection.is_closing() && client.connection.pending_output().is_empty();
             if !client.is_gone && !is_done {
@@ -143,7 +148,7 @@ impl Client {
     }
 
     /// Receives what is there; returns whether there was something.
-    pub(super) fn receive(&mut self, now: Nanos) -> bool {
+    pub(super) fn receive(&mut self, now: Nanos, metrics: &mut ShardMetrics) -> bool {
         if self.is_gone {
             return false;
         }
@@ -151,7 +156,7 @@ impl Client {
         if space.is_empty() {
             return false;
         }
-        match self.wire.receive(space) {
+        match self.wire.receive(space, metrics) {
             Received::Bytes(count) => {
                 self.connection.received(count);
                 self.last_spoke_nanos = now;
@@ -170,10 +175,10 @@ impl Client {
         }
     }
 
-    fn send(&mut self) -> bool {
+    fn send(&mut self, metrics: &mut ShardMetrics) -> bool {
         let mut moved = false;
         while !self.is_gone && !self.connection.pending_output().is_empty() {
-            match self.wire.send(self.connection.pending_output()) {
+            match self.wire.send(self.connection.pending_output(), metrics) {
                 Some(0) => break,
                 Some(count) => self.connection.consume(count),
                 None => self.is_gone = true,

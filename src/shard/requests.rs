@@ -57,7 +57,7 @@ impl Engine {
     pub(super) fn serve_clients(&mut self, clients: &mut Clients, now: Nanos) -> bool {
         let mut moved = false;
         for client in clients.iter_mut() {
-            moved |= client.receive(now);
+            moved |= client.receive(now, &mut self.metrics);
             let (id, mut logging) = (client.id, client.logging.clone());
             let may_forward = !client.is_neighbour();
             while let Some(incoming) = client.connection.next_request() {

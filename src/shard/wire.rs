@@ -8,8 +8,9 @@ use std::rc::Rc;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
+use crate::metrics::ShardMetrics;
 use crate::passage::{End, Received};
-use crate::signal::Signal;
+use crate::signal::{Errand, Signal};
 use crate::wait::Ear;
 
 /// One client's.
@@ -31,7 +32,16 @@ pub(super) struct Socket {
 struct Hearing {
     /// Tells the task to listen.
     listen: Signal,
+    /// While it is to listen.
+    errand: Cell<Option<Errand>>,
     is_listening: Cell<bool>,
+}
+
+impl Hearing {
+    fn end(&self) {
+        self.is_listening.set(false);
+        self.errand.take();
+    }
 }
 
 impl Socket {
@@ -41,15 +51,18 @@ impl Socket {
     /// Out of descriptors.
     pub(super) fn new(stream: UnixStream, wake: &Rc<Signal>) -> io::Result<Self> {
         let ear = Ear::new(&stream)?;
-        let hearing =
-            Rc::new(Hearing { listen: Signal::default(), is_listening: Cell::new(false) });
+        let hearing = Rc::new(Hearing {
+            listen: Signal::default(),
+            errand: Cell::default(),
+            is_listening: Cell::new(false),
+        });
         let (shared, wake) = (Rc::clone(&hearing), Rc::clone(wake));
         let ear = glommio::spawn_local(async move {
             loop {
                 shared.listen.wait().await;
                 ear.readable().await;
                 // Its receive sees what it is; until then it may complete again, for nothing.
-                shared.is_listening.set(false);
+                shared.end();
                 wake.raise();
             }
         });
@@ -59,26 +72,32 @@ impl Socket {
 
 impl Wire {
     /// Receives into `space`.
-    pub(super) fn receive(&mut self, space: &mut [u8]) -> Received {
+    pub(super) fn receive(&mut self, space: &mut [u8], metrics: &mut ShardMetrics) -> Received {
         match self {
             Self::Passage(end) => end.receive(space),
             Self::Socket(socket) if socket.hearing.is_listening.get() => Received::Nothing,
             Self::Socket(socket) => {
-                match rustix::net::recv(&socket.stream, space, RecvFlags::DONTWAIT) {
-                    Ok((0, _)) => Received::Closed,
-                    Ok((count, _)) => Received::Bytes(count),
-                    Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
-                    Err(_) => Received::Closed,
-                }
+                let received = rustix::net::recv(&socket.stream, space, RecvFlags::DONTWAIT);
+                let (count, received) = match received {
+                    Ok((0, _)) => (&mut metrics.receives, Received::Closed),
+                    Ok((count, _)) => (&mut metrics.receives, Received::Bytes(count)),
+                    Err(Errno::AGAIN | Errno::INTR) => {
+                        (&mut metrics.receives_empty, Received::Nothing)
+                    }
+                    Err(_) => (&mut metrics.receives, Received::Closed),
+                };
+                *count += 1;
+                received
             }
         }
     }
 
     /// Sends what there is room for and returns how much that was; `None` when nobody is there.
-    pub(super) fn send(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub(super) fn send(&mut self, bytes: &[u8], metrics: &mut ShardMetrics) -> Option<usize> {
         match self {
             Self::Passage(end) => end.send(bytes),
             Self::Socket(socket) => {
+                metrics.sends += 1;
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                 match rustix::net::send(&socket.stream, bytes, flags) {
                     Ok(count) => Some(count),
@@ -94,6 +113,7 @@ impl Wire {
         if let Self::Socket(socket) = self
             && !socket.hearing.is_listening.replace(true)
         {
+            socket.hearing.errand.set(Some(Errand::begin()));
             socket.hearing.listen.raise();
         }
     }
@@ -101,7 +121,7 @@ impl Wire {
     /// Polls again.
     pub(super) fn poll(&self) {
         if let Self::Socket(socket) = self {
-            socket.hearing.is_listening.set(false);
+            socket.hearing.end();
         }
     }
 
@@ -114,8 +134,10 @@ impl Wire {
     pub(super) fn close(self) {
         if let Self::Socket(socket) = self {
             // Its socket is closed when the task is dropped with its ear.
+            let errand = Errand::begin();
             glommio::spawn_local(async move {
                 socket.ear.cancel().await;
+                drop(errand);
             })
             .detach();
         }
