@@ -58,6 +58,12 @@ pub struct ShardMetrics {
     pub receives_empty: u64,
     /// `send` calls.
     pub sends: u64,
+    /// Clients that went on in shared memory.
+    pub attaches: u64,
+    /// Times bytes were found in such a client's ring.
+    pub ring_receives: u64,
+    /// Times bytes were put into such a client's ring.
+    pub ring_sends: u64,
     /// Doorbells rung for guests.
     pub doorbells: u64,
     outcomes: BTreeMap<&'static str, u64>,
@@ -127,6 +133,9 @@ impl ShardMetrics {
             receives: 0,
             receives_empty: 0,
             sends: 0,
+            attaches: 0,
+            ring_receives: 0,
+            ring_sends: 0,
             doorbells: 0,
             outcomes: BTreeMap::new(),
             refusals: BTreeMap::new(),
@@ -184,7 +193,7 @@ impl ShardMetrics {
         Snapshot(self.clone())
     }
 
-    fn counters(&self) -> [(&'static str, u64); 19] {
+    fn counters(&self) -> [(&'static str, u64); 22] {
         [
             ("boots", self.boots),
             ("restores", self.restores),
@@ -204,11 +213,14 @@ impl ShardMetrics {
             ("receives", self.receives),
             ("receives_empty", self.receives_empty),
             ("sends", self.sends),
+            ("attaches", self.attaches),
+            ("ring_receives", self.ring_receives),
+            ("ring_sends", self.ring_sends),
             ("doorbells", self.doorbells),
         ]
     }
 
-    fn counters_mut(&mut self) -> [&mut u64; 19] {
+    fn counters_mut(&mut self) -> [&mut u64; 22] {
         [
             &mut self.boots,
             &mut self.restores,
@@ -228,6 +240,9 @@ impl ShardMetrics {
             &mut self.receives,
             &mut self.receives_empty,
             &mut self.sends,
+            &mut self.attaches,
+            &mut self.ring_receives,
+            &mut self.ring_sends,
             &mut self.doorbells,
         ]
     }
