@@ -17,23 +17,23 @@
 pub mod package;
 mod error;
 mod completed;
+mod transport;
 
-use std::io::{self, ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
-
+use crate::bridge::End;
 use crate::invoke::Function;
-use crate::socket::answer::Answer;
+use crate::socket::answer::{Answer, code};
 use crate::socket::buffer::Input;
-use crate::socket::frame::{CHUNK_BYTES, Header, VERSION_MAX, VERSION_MIN};
+use crate::socket::frame::{CHUNK_BYTES, Header, VERSION_ATTACH, VERSION_MAX, VERSION_MIN};
 use crate::socket::logging::Logging;
 use crate::socket::request::{Deploy, Hello, Invoke, Request};
+
+use transport::Transport;
 
 pub use completed::{Completed, LogRecord};
 pub use error::ClientError;
@@ -42,10 +42,11 @@ pub use package::Package;
 /// A connection to a node.
 #[derive(Debug)]
 pub struct Client {
-    stream: UnixStream,
+    transport: Transport,
     input: Input,
     output: Vec<u8>,
     last_id: u64,
+    version: u16,
     login: String,
     body_bytes_max: u64,
 }
@@ -78,10 +79,11 @@ impl Client {
     /// See [`ClientError`].
     pub fn over(stream: UnixStream) -> Result<Self, ClientError> {
         let mut client = Self {
-            stream,
+            transport: Transport::new(stream),
             input: Input::new(),
             output: Vec::new(),
             last_id: 0,
+            version: 0,
             login: String::new(),
             body_bytes_max: 0,
         };
@@ -93,8 +95,67 @@ impl Client {
             return Err(ClientError::Protocol("its first frame is no hello"));
         };
         let (login, body_bytes_max) = (hello.login.to_owned(), hello.payload_bytes_max);
+        client.version = hello.version;
         (client.login, client.body_bytes_max) = (login, body_bytes_max);
         Ok(client)
+    }
+
+    /// As [`Client::connect`], and goes on in shared memory: no system call carries a byte, and
+    /// none is made while both sides poll. See [`Client::attach`].
+    ///
+    /// # Errors
+    /// As for [`Client::connect`] and [`Client::attach`].
+    pub fn connect_shared(socket: &Path, poll: Duration) -> Result<Self, ClientError> {
+        let mut client = Self::connect(socket)?;
+        client.attach(poll)?;
+        Ok(client)
+    }
+
+    /// Goes on in shared memory; no request may be open. A wait for an answer polls for up to `poll`
+    /// before it sleeps: less where that rarely helps, and not at all with [`Duration::ZERO`],
+    /// which is right where no core is left for it.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the node has none to give or is too old for it; the client goes
+    /// on over its socket then.
+    pub fn attach(&mut self, poll: Duration) -> Result<(), ClientError> {
+        if self.version < VERSION_ATTACH {
+            let message = "the node is too old for shared memory; the socket serves too";
+            return Err(ClientError::refused(code::UNSUPPORTED_VERSION, message));
+        }
+        if self.transport.is_attached() {
+            return Err(ClientError::refused(code::BAD_REQUEST, "it is in shared memory already"));
+        }
+        let id = self.send(&Request::Attach)?;
+        self.transport.set_patience(None)?;
+        let mut descriptors = Vec::new();
+        while !self.has_frame()? {
+            let stream = self.transport.stream();
+            let received = region::message::receive(stream, self.input.space())?;
+            if received.length == 0 {
+                return Err(ClientError::Closed);
+            }
+            self.input.received(received.length);
+            descriptors.extend(received.descriptors);
+        }
+        let received = self.take()?;
+        let attached = match received.answer {
+            Answer::Attached(attached) if received.id == id => attached,
+            Answer::Error { code, message } => return Err(ClientError::refused(code, message)),
+            Answer::Hello(_)
+            | Answer::Response(_)
+            | Answer::Log(_)
+            | Answer::Outcome(_)
+            | Answer::Reply(_)
+            | Answer::Attached(_) => {
+                return Err(ClientError::Protocol("its answer is no shared memory"));
+            }
+        };
+        let memfd = descriptors.pop().ok_or(ClientError::Protocol("no memory came along"))?;
+        self.transport.attach(End::open(memfd, attached)?, poll);
+        // The node may have rung already.
+        self.input = Input::new();
+        Ok(())
     }
 
     /// Who the node takes this client for: the user of requests that name none.
@@ -243,8 +304,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] when the node ends the connection.
     pub fn receive(&mut self) -> Result<Received<'_>, ClientError> {
+        self.transport.set_patience(None)?;
         while !self.has_frame()? {
-            self.fill(None)?;
+            self.fill()?;
         }
         self.take()
     }
@@ -257,9 +319,15 @@ impl Client {
         &mut self,
         patience: Duration,
     ) -> Result<Option<Received<'_>>, ClientError> {
+        self.transport.set_patience(Some(patience))?;
         while !self.has_frame()? {
-            if !self.fill(Some(patience))? {
-                return Ok(None);
+            match self.fill() {
+                Err(ClientError::Io(error))
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return Ok(None);
+                }
+                filled => filled?,
             }
         }
         self.take().map(Some)
@@ -272,8 +340,12 @@ impl Client {
     /// As for [`Client::receive`].
     pub fn try_receive(&mut self) -> Result<Option<Received<'_>>, ClientError> {
         while !self.has_frame()? {
-            if !self.take_bytes()? {
-                return Ok(None);
+            match self.transport.try_read(self.input.space()) {
+                Ok(0) => return Err(ClientError::Closed),
+                Ok(count) => self.input.received(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
         }
         self.take().map(Some)
@@ -313,7 +385,11 @@ impl Client {
             match received.answer {
                 Answer::Reply(bytes) => json.extend_from_slice(bytes),
                 Answer::Error { code, message } => return Err(ClientError::refused(code, message)),
-                Answer::Hello(_) | Answer::Response(_) | Answer::Log(_) | Answer::Outcome(_) => {
+                Answer::Hello(_)
+                | Answer::Response(_)
+                | Answer::Log(_)
+                | Answer::Outcome(_)
+                | Answer::Attached(_) => {
                     return Err(ClientError::Protocol("its answer is none to this request"));
                 }
             }
@@ -334,7 +410,7 @@ impl Client {
     }
 
     fn flush(&mut self) -> Result<(), ClientError> {
-        let sent = self.stream.write_all(&self.output);
+        let sent = self.transport.write_all(&self.output);
         self.output.clear();
         match sent {
             // The node closed the connection; it may have said why before.
@@ -356,34 +432,16 @@ impl Client {
         Ok(header.is_some_and(|header| received.len() >= Header::BYTES + header.length))
     }
 
-    /// Waits for bytes; `false` when none came for `patience`.
-    ///
-    /// Waiting in `poll` instead of in the receive itself saves a wake-up for nothing: when the
-    /// node takes a request out of the socket, a blocked receive is woken to hear that there is
-    /// room to send again (3 us on the node's side and a switch), a poll for input is not.
-    fn fill(&mut self, patience: Option<Duration>) -> Result<bool, ClientError> {
-        // One that cannot be said is longer than there is time.
-        let limit = patience.and_then(|patience| Timespec::try_from(patience).ok());
-        let mut entries = [PollFd::new(&self.stream, PollFlags::IN)];
-        match rustix::event::poll(&mut entries, limit.as_ref()) {
-            Ok(0) => Ok(false),
-            Err(Errno::INTR) => Ok(true),
-            Ok(_) => self.take_bytes().map(|_| true),
-            Err(error) => Err(io::Error::from(error).into()),
-        }
-    }
-
-    /// Takes bytes that are there; `false` when there are none.
-    fn take_bytes(&mut self) -> Result<bool, ClientError> {
-        match rustix::net::recv(&self.stream, self.input.space(), RecvFlags::DONTWAIT) {
-            Ok((0, _)) | Err(Errno::CONNRESET) => Err(ClientError::Closed),
-            Ok((count, _)) => {
+    fn fill(&mut self) -> Result<(), ClientError> {
+        match self.transport.read(self.input.space()) {
+            Ok(0) => Err(ClientError::Closed),
+            Ok(count) => {
                 self.input.received(count);
-                Ok(true)
+                Ok(())
             }
-            Err(Errno::AGAIN) => Ok(false),
-            Err(Errno::INTR) => Ok(true),
-            Err(error) => Err(io::Error::from(error).into()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(ClientError::Closed),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -398,9 +456,9 @@ impl Client {
     }
 }
 
-/// Readable when the node has sent something.
+/// Readable when the node has sent something since [`Client::try_receive`] found nothing.
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.transport.stream().as_fd()
     }
 }

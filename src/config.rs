@@ -157,6 +157,8 @@ pub struct Requests {
     pub package_bytes_max: u64,
     /// Client connections of one shard.
     pub connections_max: u32,
+    /// Of those, clients that use shared memory: 1 MiB each.
+    pub shared_connections_max: u32,
     /// Requests one connection may have open.
     pub pipeline_max: u32,
     /// Memory of a function that does not say, MiB.
@@ -261,6 +263,7 @@ impl Default for Requests {
             response_bytes_max: BODY_BYTES_MAX,
             package_bytes_max: 256 * MIB,
             connections_max: 1024,
+            shared_connections_max: 64,
             pipeline_max: 256,
             memory_mib_default: 128,
             timeout_millis_default: 3_000,
@@ -401,6 +404,8 @@ impl Config {
         let window = layout::WINDOW_BYTES;
         between("requests.package_bytes_max", requests.package_bytes_max, 1, window)?;
         between("requests.connections_max", requests.connections_max, 1, 1 << 16)?;
+        let shared = requests.shared_connections_max;
+        between("requests.shared_connections_max", shared, 0, 1 << 16)?;
         between("requests.pipeline_max", requests.pipeline_max, 1, 1 << 16)
     }
 

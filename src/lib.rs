@@ -12,6 +12,7 @@ mod cell;
 mod cgroup;
 mod link;
 mod passage;
+mod bridge;
 mod inbox;
 #[expect(unsafe_code, reason = "the runtime's only way to wait on a descriptor made elsewhere")]
 mod wait;
@@ -23,6 +24,7 @@ pub mod metrics;
 pub mod log;
 pub mod egress;
 pub mod signal;
+pub mod polling;
 pub mod socket;
 pub mod credential;
 pub mod config;

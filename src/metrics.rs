@@ -50,6 +50,20 @@ pub struct ShardMetrics {
     pub log_dropped: u64,
     /// Times the shard slept.
     pub sleeps: u64,
+    /// Times it stepped aside for its other tasks while it polled.
+    pub step_asides: u64,
+    /// `recv` calls that found something, or a client gone.
+    pub receives: u64,
+    /// `recv` calls that found nothing.
+    pub receives_empty: u64,
+    /// `send` calls.
+    pub sends: u64,
+    /// Clients that went on in shared memory.
+    pub attaches: u64,
+    /// Times bytes were found in such a client's ring.
+    pub ring_receives: u64,
+    /// Times bytes were put into such a client's ring.
+    pub ring_sends: u64,
     /// Doorbells rung for guests.
     pub doorbells: u64,
     outcomes: BTreeMap<&'static str, u64>,
@@ -115,6 +129,13 @@ impl ShardMetrics {
             log_records: 0,
             log_dropped: 0,
             sleeps: 0,
+            step_asides: 0,
+            receives: 0,
+            receives_empty: 0,
+            sends: 0,
+            attaches: 0,
+            ring_receives: 0,
+            ring_sends: 0,
             doorbells: 0,
             outcomes: BTreeMap::new(),
             refusals: BTreeMap::new(),
@@ -172,7 +193,7 @@ impl ShardMetrics {
         Snapshot(self.clone())
     }
 
-    fn counters(&self) -> [(&'static str, u64); 15] {
+    fn counters(&self) -> [(&'static str, u64); 22] {
         [
             ("boots", self.boots),
             ("restores", self.restores),
@@ -188,11 +209,18 @@ impl ShardMetrics {
             ("log_records", self.log_records),
             ("log_dropped", self.log_dropped),
             ("sleeps", self.sleeps),
+            ("step_asides", self.step_asides),
+            ("receives", self.receives),
+            ("receives_empty", self.receives_empty),
+            ("sends", self.sends),
+            ("attaches", self.attaches),
+            ("ring_receives", self.ring_receives),
+            ("ring_sends", self.ring_sends),
             ("doorbells", self.doorbells),
         ]
     }
 
-    fn counters_mut(&mut self) -> [&mut u64; 15] {
+    fn counters_mut(&mut self) -> [&mut u64; 22] {
         [
             &mut self.boots,
             &mut self.restores,
@@ -208,6 +236,13 @@ impl ShardMetrics {
             &mut self.log_records,
             &mut self.log_dropped,
             &mut self.sleeps,
+            &mut self.step_asides,
+            &mut self.receives,
+            &mut self.receives_empty,
+            &mut self.sends,
+            &mut self.attaches,
+            &mut self.ring_receives,
+            &mut self.ring_sends,
             &mut self.doorbells,
         ]
     }

@@ -43,7 +43,7 @@ use crate::log::Relay;
 use crate::passage::End;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{Blame, Event, Pool};
-use crate::signal::{Signal, step_aside};
+use crate::signal::{Errand, Signal, step_aside};
 use crate::socket::Connection;
 use crate::trace;
 use crate::wait::Bell;
@@ -54,9 +54,11 @@ use neighbour::Neighbour;
 
 /// Longest sleep: a bound on what a lost wake-up could cost.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
-/// How often a polling shard lets its other tasks run: bounds what polling costs log delivery and
-/// connections, at a few system calls each time.
+/// How often a polling shard lets its other tasks run when they have something under way: bounds
+/// what polling costs log delivery and connections, at a few system calls each time.
 const YIELD_NANOS: Nanos = 250_000;
+/// The same when none has: a bound on what one that nobody counted could wait.
+const YIELD_IDLE_NANOS: Nanos = 10_000_000_000;
 /// Sleep while a client does not read what waits for it.
 const SLEEP_WITH_OUTPUT: Duration = Duration::from_millis(1);
 /// The runtime never sleeps longer than this: should it ever sleep over ready tasks (see
@@ -183,7 +185,8 @@ impl Shard {
                 self.park(now).await;
                 busy_nanos = monotonic_nanos();
                 yielded_nanos = busy_nanos;
-            } else if now.saturating_sub(yielded_nanos) > YIELD_NANOS {
+            } else if now.saturating_sub(yielded_nanos) > yield_nanos() {
+                self.engine.metrics.step_asides += 1;
                 step_aside().await;
                 yielded_nanos = monotonic_nanos();
             }
@@ -213,8 +216,9 @@ impl Shard {
         moved |= engine.settle(clients, now);
         moved |= engine.flush_vms(now);
         let mut left = Vec::new();
-        if clients.flush(|client| left.push(client.id)) {
+        if clients.flush(&mut engine.metrics, |client| left.push(client.id)) {
             moved = true;
+            // A client on this core need not wait for the shard's next pause.
             rustix::thread::sched_yield();
         }
         for client in left {
@@ -264,6 +268,11 @@ impl Shard {
         let sleep = next.map(|next| Duration::from_nanos(next.saturating_sub(now)));
         sleep.unwrap_or(SLEEP_MAX).min(SLEEP_MAX)
     }
+}
+
+/// How long this executor's other tasks may wait.
+fn yield_nanos() -> Nanos {
+    if Errand::is_any() { YIELD_NANOS } else { YIELD_IDLE_NANOS }
 }
 
 /// The moment, for stages shorter than a turn.

@@ -312,8 +312,8 @@ impl Engine {
             running.room = Room::Active;
         }
         running.log = Some(entry.side.service.begin(Origin {
-            user: function.user.as_str(),
-            function: function.name.as_str(),
+            user: function.user,
+            function: function.name,
             vm: vm.0,
             invoke: invoke.0,
         }));

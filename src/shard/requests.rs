@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::clients::{ClientId, Clients};
+use super::clients::{Client, ClientId, Clients};
 use super::engine::{Engine, Hand, Marks, Running};
 use super::logging::Logging;
 use crate::invoke::{ClientFault, FunctionName, InvokeId, Nanos, User};
@@ -13,6 +13,7 @@ use crate::socket::Incoming;
 use crate::socket::answer::Room;
 use crate::socket::request::{Deploy, Invoke, Request};
 use crate::socket::settings::Settings;
+use crate::trace;
 
 /// Bytes of a VM's backlog above which bodies for it are left in their client's socket.
 const BACKLOG_BYTES_MAX: usize = 1 << 20;
@@ -31,6 +32,8 @@ enum Handled {
     Refuse(ClientFault),
     /// The connection's new default.
     Logging(Rc<Logging>),
+    /// The connection goes on in shared memory.
+    Attach,
 }
 
 /// Who wants an invoke.
@@ -56,10 +59,13 @@ impl Engine {
     /// Receives from every client and serves what they ask; returns whether anything moved.
     pub(super) fn serve_clients(&mut self, clients: &mut Clients, now: Nanos) -> bool {
         let mut moved = false;
+        let bridges_max = self.config.requests.shared_connections_max as usize;
+        let mut bridges = clients.bridges();
         for client in clients.iter_mut() {
-            moved |= client.receive(now);
+            moved |= client.receive(now, &mut self.metrics);
             let (id, mut logging) = (client.id, client.logging.clone());
             let may_forward = !client.is_neighbour();
+            let may_attach = !client.is_bridge() && bridges < bridges_max;
             while let Some(incoming) = client.connection.next_request() {
                 moved = true;
                 let request = incoming.id;
@@ -80,6 +86,21 @@ impl Engine {
                         self.metrics.refused(fault.code());
                         connection.error(request, fault.code(), &fault.to_string())
                     }
+                    // Its earlier answers first.
+                    Handled::Attach if !connection.pending_output().is_empty() => {
+                        connection.put_back();
+                        break;
+                    }
+                    Handled::Attach if !may_attach => {
+                        let message =
+                            "no more shared memory for this client; the socket serves too";
+                        connection.error(request, "busy", message)
+                    }
+                    Handled::Attach => {
+                        bridges += 1;
+                        self.attach(client, request, now);
+                        break;
+                    }
                     Handled::Logging(default) => {
                         client.logging = Some(Rc::clone(&default));
                         logging = Some(default);
@@ -92,6 +113,16 @@ impl Engine {
             }
         }
         moved
+    }
+
+    fn attach(&mut self, client: &mut Client, request: u64, now: Nanos) {
+        match client.attach(request, now) {
+            Ok(()) => self.metrics.attaches += 1,
+            Err(error) => trace::line(format_args!("a client gets no shared memory: {error}")),
+        }
+        if client.connection.has_input() {
+            client.connection.fail("malformed-frame", "a request behind attach on the socket");
+        }
     }
 
     fn serve(
@@ -122,6 +153,7 @@ impl Engine {
             }
             Request::List(user) => User::new(user).map(|user| self.list(user)),
             Request::Remove { user, function } => self.remove((client, id), user, function),
+            Request::Attach => return Handled::Attach,
             Request::Status => {
                 Ok(self.ask_status((client, id)).map_or(Handled::Open, Handled::Reply))
             }
