@@ -218,6 +218,7 @@ impl Nursery {
             is_restore,
             ram_bytes: self.ram_bytes,
             root_image_bytes: self.root_image_bytes,
+            is_capturable: false,
             restoring: Restoring::Map,
             package_offset: 0,
             package_bytes: 0,

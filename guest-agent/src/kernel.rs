@@ -44,6 +44,8 @@ pub struct Kernel {
     armed_nanos: u64,
     /// When the kernel last had something to do.
     busy_nanos: u64,
+    /// The restore it woke from.
+    generation: u64,
 }
 
 /// Boots, is captured, and serves for ever after each restore.
@@ -80,6 +82,7 @@ impl Kernel {
             region: machine::region::memory(),
             armed_nanos: NEVER,
             busy_nanos: 0,
+            generation: 0,
         }
     }
 
@@ -93,6 +96,7 @@ impl Kernel {
         self.region.write(region::SEED, &[0; SEED_BYTES]);
         assert!(seed != [0; SEED_BYTES], "the node left no seed");
         self.world.seed(seed);
+        self.generation = self.region.load_u64(region::GENERATION);
         self.processes.set_vm(self.region.load_u64(region::VM));
         self.region.store_u64(region::DEADLINE, NEVER);
         self.armed_nanos = NEVER;
@@ -189,6 +193,10 @@ impl Kernel {
             idle::halt();
             // The VMM's timer served the halt.
             self.armed_nanos = NEVER;
+            if self.region.load_u64(region::GENERATION) != self.generation {
+                // Captured in its sleep and restored: everything outside is another.
+                return self.attach();
+            }
         }
         self.agent.set_sleeping(false);
     }

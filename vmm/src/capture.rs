@@ -4,13 +4,16 @@
 //! READY ─► registers and touched pages are copied ─► the guest runs on to its first halt
 //!       ─► pages that differ by now are the *warm* ones ─► head and pages go to the memfd
 //! ```
+//! A restored VM is captured where it halted, for as long as it lives only stopped.
+//!
 //! The warm pages are what every restored VM writes before it is idle; restore makes them private
 //! up front. What the guest did after READY is thrown away with this process.
 
 use crate::flavour::read_msr;
 use crate::gone::{Doing, Gone};
 use crate::machine::Shell;
-use crate::memory::Ram;
+use crate::memory::{Page, Ram, ZEROS};
+use crate::origin::Origin;
 use crate::snapshot::{RUNS_MAX, Run, Snapshot, VcpuState, join_runs};
 use abi::layout::PAGE_BYTES;
 use rustix::io::pwrite;
@@ -20,11 +23,6 @@ use std::os::fd::AsFd;
 /// Zero pages up to this many between kept ones are kept too: a mapping costs every restored VM
 /// more than some zeros in the shared snapshot.
 const GAP_PAGES: u32 = 8;
-
-/// One page's bytes.
-type Page = [u8; 4096];
-const ZEROS: Page = [0; 4096];
-const _: () = assert!(size_of::<Page>() as u64 == PAGE_BYTES);
 
 /// The registers of a stopped vCPU.
 pub(crate) fn registers(shell: &Shell) -> Result<VcpuState, Gone> {
@@ -42,6 +40,9 @@ pub(crate) fn registers(shell: &Shell) -> Result<VcpuState, Gone> {
     })
 }
 
+/// Most pages a restored VM gets up front: 512 KiB of the 1 MiB an idle VM may cost.
+const WARM_PAGES_MAX: usize = 128;
+
 /// Pages of RAM by number, ascending, those of zeros left out.
 #[derive(Debug)]
 pub(crate) struct Image {
@@ -50,11 +51,16 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Copies every page that is not zero.
+    /// Copies every page that is not zero, of a first boot.
     pub(crate) fn copy(ram: &Ram) -> Result<Self, Gone> {
+        Self::of(ram, ram.touched().doing("find the guest's pages")?.into_iter())
+    }
+
+    /// Copies those of these pages, ascending, that are not zero.
+    fn of(ram: &Ram, numbers: impl Iterator<Item = u32>) -> Result<Self, Gone> {
         let mut image = Self { numbers: Vec::new(), pages: Vec::new() };
         let mut page = ZEROS;
-        for number in ram.touched().doing("find the guest's pages")? {
+        for number in numbers {
             ram.read(u64::from(number) * PAGE_BYTES, &mut page).doing("read the guest's pages")?;
             if page.iter().any(|byte| *byte != 0) {
                 image.numbers.push(number);
@@ -94,7 +100,7 @@ fn limited(join: impl Fn(u32) -> Vec<Run>, mut gap: u32) -> Vec<Run> {
     }
 }
 
-/// Writes and seals the snapshot; returns its length.
+/// Writes and seals the snapshot of a boot; returns its length.
 pub(crate) fn write(
     shell: &Shell,
     state: VcpuState,
@@ -112,12 +118,52 @@ pub(crate) fn write(
         runs: at_ready.runs(),
         warm: limited(|gap| join_runs(changed.iter().copied(), gap), 0),
     };
+    put(&snapshot, at_ready, memfd)
+}
+
+/// Writes and seals the snapshot of a restored VM that halted; it stands alone. What the VM
+/// changed since its restore is what a VM restored from here is likely to change again, so that,
+/// within a limit, is warm.
+pub(crate) fn running(
+    shell: &Shell,
+    ram: &Ram,
+    origin: &mut Origin,
+    memfd: impl AsFd,
+) -> Result<u64, Gone> {
+    let own = origin.take_own(ram)?;
+    let before = &origin.snapshot;
+    let mut numbers: Vec<u32> =
+        before.runs.iter().flat_map(|run| run.first..run.first + run.pages).chain(own).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let image = Image::of(ram, numbers.into_iter())?;
+    let is_warm = |number: &u32| before.warm.iter().any(|run| run.holds(*number));
+    let mut pages = origin.pages();
+    let changed = image
+        .numbers
+        .iter()
+        .zip(&image.pages)
+        .filter(|(number, page)| is_warm(number) || pages.page(**number) != *page);
+    let warm: Vec<u32> = changed.map(|(number, _)| *number).take(WARM_PAGES_MAX).collect();
+    let snapshot = Snapshot {
+        flavour: before.flavour,
+        cpu_key: before.cpu_key,
+        ram_bytes: before.ram_bytes,
+        root_image_bytes: before.root_image_bytes,
+        state: registers(shell)?,
+        runs: image.runs(),
+        warm: limited(|gap| join_runs(warm.iter().copied(), gap), 0),
+    };
+    put(&snapshot, &image, memfd)
+}
+
+fn put(snapshot: &Snapshot, image: &Image, memfd: impl AsFd) -> Result<u64, Gone> {
     let head = snapshot.head();
     let mut end = write_at(&memfd, &head, 0).doing("write the snapshot")?;
 
     for run in &snapshot.runs {
         for number in run.first..run.first + run.pages {
-            let page = at_ready.page(number).unwrap_or(&ZEROS);
+            let page = image.page(number).unwrap_or(&ZEROS);
             end = write_at(&memfd, page, end).doing("write the snapshot")?;
         }
     }

@@ -8,6 +8,9 @@ use crate::gone::{Doing, Gone};
 use crate::jail;
 use crate::machine::{self, Machine, Parts, Shell, contents};
 use crate::memory::Ram;
+use crate::order::{Order, Orders};
+use crate::origin::Origin;
+use crate::reset;
 use crate::restore;
 use crate::vcpu::{Preempt, Surroundings, Vcpu};
 use abi::control::{Blame, Reply, Request, Start};
@@ -57,12 +60,16 @@ fn serve(socket: &OwnedFd) -> Result<(), Gone> {
     machine::check(&start)?;
     let parts = Parts::sort(&start, descriptors)?;
     let any_core = bind(start.core)?;
-    let (machine, snapshot) = make(&start, parts)?;
+    let Made { machine, origin, snapshot } = make(&start, parts)?;
     let clock = Clock::new(start.clock_multiplier, start.clock_offset);
-    let Machine { shell, ram, window, region, status, doorbell, timer } = machine;
+    let Machine { shell, mut ram, window, region, status, doorbell, timer } = machine;
     let writer = ClockWriter::start(status.clone(), clock, start.generation);
     let preempt = Arc::new(Preempt::here());
+    let orders = Arc::new(Orders::default());
     let control = Control {
+        doorbell: doorbell.duplicate().doing("keep the doorbell")?.into(),
+        orders: Arc::clone(&orders),
+        is_capturable: start.is_capturable,
         socket: socket.try_clone().doing("keep the socket")?,
         timer: timer.duplicate().doing("keep the timer's doorbell")?.into(),
         region: region.clone(),
@@ -73,12 +80,13 @@ fn serve(socket: &OwnedFd) -> Result<(), Gone> {
     };
     let around = Surroundings { region, status, doorbell, clock, writer, preempt };
     let mut vcpu = Vcpu::new(shell, around)?;
-    if start.is_restore {
+    if let Some(mut origin) = origin {
         drop((snapshot, timer));
         confine(&start, control, any_core, &mut vcpu)?;
         let restore_nanos = region::clock::monotonic_nanos().saturating_sub(began);
         control::reply(socket, &Reply::Running { restore_nanos });
-        return Err(vcpu.run());
+        let mut upkeep = Upkeep { socket, origin: &mut origin, ram: &mut ram };
+        return Err(vcpu.run(&orders, |vcpu, order| upkeep.obey(vcpu, order)));
     }
     confine(&start, control, any_core, &mut vcpu)?;
     let bytes = boot_and_capture(&start, &mut vcpu, &ram, &timer, &snapshot)?;
@@ -86,21 +94,29 @@ fn serve(socket: &OwnedFd) -> Result<(), Gone> {
     Ok(())
 }
 
-/// The machine, ready to run, and the snapshot's memfd. Every other descriptor is closed by then.
-fn make(start: &Start, parts: Parts) -> Result<(Machine, OwnedFd), Gone> {
+/// A machine, ready to run.
+struct Made {
+    machine: Machine,
+    /// Of a restore: what it was restored from.
+    origin: Option<Origin>,
+    /// Every other descriptor is closed by then.
+    snapshot: OwnedFd,
+}
+
+fn make(start: &Start, parts: Parts) -> Result<Made, Gone> {
     let Parts { kvm, shared, kernel, snapshot } = parts;
     let shell = Shell::create(kvm)?;
     let Some(kernel) = kernel else {
-        let (ram, state) = restore::load(&shell, start, &snapshot)?;
+        let (ram, origin) = restore::load(&shell, start, &snapshot)?;
         let machine = Machine::assemble(shell, ram, start, shared)?;
-        restore::set_registers(&machine.shell, &state)?;
-        return Ok((machine, snapshot));
+        restore::set_registers(&machine.shell, origin.state())?;
+        return Ok(Made { machine, origin: Some(origin), snapshot });
     };
     let kernel = contents(kernel, "map the kernel")?;
     let ram = Ram::blank(start.ram_bytes).doing("get memory for the guest")?;
     let mut machine = Machine::assemble(shell, ram, start, shared)?;
     boot::load(&mut machine, &kernel, start.root_image_bytes)?;
-    Ok((machine, snapshot))
+    Ok(Made { machine, origin: None, snapshot })
 }
 
 fn boot_and_capture(
@@ -117,6 +133,41 @@ fn boot_and_capture(
     let at_idle = Image::copy(ram)?;
     let sizes = (start.ram_bytes, start.root_image_bytes);
     capture::write(&vcpu.shell, state, (&at_ready, &at_idle), sizes, snapshot.as_fd())
+}
+
+/// What is done to a VM between two stretches of its running.
+struct Upkeep<'a> {
+    socket: &'a OwnedFd,
+    origin: &'a mut Origin,
+    ram: &'a mut Ram,
+}
+
+impl Upkeep<'_> {
+    fn obey(&mut self, vcpu: &mut Vcpu, order: Order) -> Result<(), Gone> {
+        match order {
+            Order::Reset { generation, seed, is_verified, began_nanos } => {
+                let dirty_pages = reset::put_back(self.origin, self.ram)?;
+                restore::set_registers(&vcpu.shell, self.origin.state())?;
+                if is_verified {
+                    reset::verify(self.origin, &vcpu.shell, self.ram)?;
+                }
+                reset::empty(self.origin, &vcpu.region, generation, &seed)?;
+                vcpu.begin_anew(generation, dirty_pages);
+                let reset_nanos = region::clock::monotonic_nanos().saturating_sub(began_nanos);
+                let reply = Reply::Reset { generation, dirty_pages, reset_nanos };
+                control::reply(self.socket, &reply);
+                Ok(())
+            }
+            Order::Capture(memfd) => {
+                let bytes = capture::running(&vcpu.shell, self.ram, self.origin, &memfd)?;
+                control::reply(self.socket, &Reply::Captured { bytes });
+                // The control thread ends the process when the node asks for it.
+                loop {
+                    std::thread::park();
+                }
+            }
+        }
+    }
 }
 
 /// Binds this thread to a core; returns the cores it had before.
@@ -137,7 +188,7 @@ fn bind(core: u32) -> Result<CpuSet, Gone> {
 /// Gives up everything but the VM, with the control thread running beside this one. That one
 /// may use any core: it has to get a turn while the vCPU spins on its own.
 fn confine(start: &Start, control: Control, any_core: CpuSet, vcpu: &mut Vcpu) -> Result<(), Gone> {
-    jail::enter(start.user, (!start.is_restore).then_some(start.ram_bytes))?;
+    jail::enter(start.user, writes_snapshot(start).then_some(start.ram_bytes))?;
     vcpu.settle()?;
     let (started, is_started) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new()
@@ -150,5 +201,9 @@ fn confine(start: &Start, control: Control, any_core: CpuSet, vcpu: &mut Vcpu) -
         })
         .doing("start the control thread")?;
     let _ = is_started.recv();
-    jail::seal(!start.is_restore)
+    jail::seal(writes_snapshot(start))
+}
+
+fn writes_snapshot(start: &Start) -> bool {
+    !start.is_restore || start.is_capturable
 }

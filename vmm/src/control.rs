@@ -6,6 +6,7 @@
 use crate::clock::Clock;
 use crate::gone::{Doing, Gone};
 use crate::memory::Window;
+use crate::order::{Order, Orders};
 use crate::vcpu::Preempt;
 use abi::control::{MESSAGE_BYTES_MAX, Reply, Request};
 use abi::layout::region as layout;
@@ -19,6 +20,9 @@ use std::sync::Arc;
 
 /// Bytes of a reason in a `Gone` reply; leaves room for the message around it.
 const REASON_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
+
+/// One thing at a time.
+const TWICE: Gone = Gone::Request("the one before is not answered yet");
 
 /// Sends a reply; a node that is gone does not miss it.
 pub(crate) fn reply(socket: impl AsFd, reply: &Reply<'_>) {
@@ -63,6 +67,11 @@ pub(crate) fn receive(socket: impl AsFd) -> Result<Option<(Request, Vec<OwnedFd>
 pub(crate) struct Control {
     pub(crate) socket: OwnedFd,
     pub(crate) timer: Doorbell,
+    /// Wakes a halted vCPU.
+    pub(crate) doorbell: Doorbell,
+    pub(crate) orders: Arc<Orders>,
+    /// This VM may be written into a snapshot.
+    pub(crate) is_capturable: bool,
     pub(crate) region: Region,
     pub(crate) window: Window,
     /// First byte of the window that packages may be placed at: behind the root image.
@@ -121,6 +130,14 @@ impl Control {
         }
     }
 
+    /// Leaves an order for the vCPU's thread, and wakes it if it is halted.
+    fn leave(&self, order: Order) -> Result<(), Gone> {
+        if !self.orders.leave(order) {
+            return Err(TWICE);
+        }
+        self.doorbell.ring().doing("wake the vCPU")
+    }
+
     fn serve_one(&mut self) -> Result<(), Gone> {
         let Some((request, descriptors)) = receive(&self.socket)? else { std::process::exit(0) };
         match (request, descriptors.as_slice()) {
@@ -129,6 +146,15 @@ impl Control {
                 self.window.place(offset, bytes, package).doing("place a package")?;
                 reply(&self.socket, &Reply::Placed { offset });
                 Ok(())
+            }
+            (Request::Reset { generation, seed, is_verified }, []) => {
+                let began_nanos = region::clock::monotonic_nanos();
+                self.leave(Order::Reset { generation, seed, is_verified, began_nanos })?;
+                self.preempt.stop();
+                Ok(())
+            }
+            (Request::Capture, [_]) if self.is_capturable => {
+                self.leave(Order::Capture(descriptors.into_iter().next().ok_or(TWICE)?))
             }
             (
                 Request::Place { .. }

@@ -31,6 +31,8 @@ pub enum Gone {
     Dead(&'static str),
     /// The message the node sent is not one this VMM can serve.
     Request(&'static str),
+    /// A reset VM is not as its snapshot has it: which part.
+    NotReset(String),
     /// The snapshot cannot be used.
     Snapshot(SnapshotFault),
     /// The host refused something.
@@ -53,7 +55,9 @@ impl Gone {
             | Self::UnknownPort(_)
             | Self::NoMemory { .. }
             | Self::Dead(_) => Blame::Guest,
-            Self::Request(_) | Self::Snapshot(_) | Self::Host { .. } => Blame::Host,
+            Self::Request(_) | Self::NotReset(_) | Self::Snapshot(_) | Self::Host { .. } => {
+                Blame::Host
+            }
         }
     }
 }
@@ -73,6 +77,9 @@ impl fmt::Display for Gone {
             }
             Self::Dead(how) => write!(formatter, "guest {how}"),
             Self::Request(what) => write!(formatter, "control message: {what}"),
+            Self::NotReset(what) => {
+                write!(formatter, "after a reset {what} not as the snapshot has it")
+            }
             Self::Snapshot(fault) => write!(formatter, "snapshot: {fault}"),
             Self::Host { doing, error } => write!(formatter, "cannot {doing}: {error}"),
         }

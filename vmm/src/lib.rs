@@ -4,18 +4,21 @@
 //!
 //! ```text
 //!  main ─► cell ─► machine ─► boot ───► vcpu ─► capture ─► snapshot     once
-//!                     └─────► restore ► vcpu (main thread)              many times
+//!                     └─────► restore ► vcpu ◄─► reset                  many times
 //!                                       control (second thread)
 //! ```
 //! Modules in reading order; each uses only those below it and the errors of [`gone`].
 
 pub mod cell;
 mod control;
-mod capture;
-mod restore;
 mod boot;
 #[expect(unsafe_code, reason = "signal handler, and the signal to the vCPU's thread")]
 mod vcpu;
+mod order;
+mod reset;
+mod capture;
+mod restore;
+mod origin;
 mod machine;
 #[expect(unsafe_code, reason = "closes inherited descriptors, leaves namespaces")]
 mod jail;

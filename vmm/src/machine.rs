@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     /// Guest to node.
     node_doorbell: OwnedFd,
     root_image: Option<OwnedFd>,
+    /// What the snapshot's guest has loaded.
+    package: Option<OwnedFd>,
 }
 
 impl Parts {
@@ -55,10 +57,11 @@ impl Parts {
         let kernel = if start.is_restore { None } else { Some(next()?) };
         let snapshot = next()?;
         let root_image = if start.root_image_bytes == 0 { None } else { Some(next()?) };
+        let package = if start.package_bytes == 0 { None } else { Some(next()?) };
         if descriptors.next().is_some() {
             return Err(Gone::Request("too many descriptors"));
         }
-        let shared = Shared { region, status, doorbell, node_doorbell, root_image };
+        let shared = Shared { region, status, doorbell, node_doorbell, root_image, package };
         Ok(Self { kvm, shared, kernel, snapshot })
     }
 }
@@ -72,6 +75,9 @@ pub(crate) fn check(start: &Start) -> Result<(), Gone> {
         && start.ram_bytes.is_multiple_of(LARGE_PAGE_BYTES);
     if !is_size || start.root_image_bytes > WINDOW_BYTES {
         return Err(Gone::Request("sizes are out of range"));
+    }
+    if start.package_bytes != 0 && start.package_offset < start.root_image_bytes {
+        return Err(Gone::Request("the package lies over the root image"));
     }
     Ok(())
 }
@@ -138,6 +144,10 @@ impl Machine {
         if let Some(image) = &shared.root_image {
             let bytes = start.root_image_bytes;
             window.place(0, bytes, image).doing("place the root image")?;
+        }
+        if let Some(package) = &shared.package {
+            let (offset, bytes) = (start.package_offset, start.package_bytes);
+            window.place(offset, bytes, package).doing("place a package")?;
         }
         let timer = Doorbell::new().doing("create the timer's doorbell")?;
         let vm = &shell.vm;

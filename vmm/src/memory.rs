@@ -8,6 +8,8 @@
 //! Invariants: addresses never change while the VM lives; no Rust reference to guest memory is
 //! ever made, bytes are copied; RAM is only touched here while the vCPU does not run.
 
+pub(crate) mod pagemap;
+
 use crate::snapshot::Run;
 use abi::layout::{LARGE_PAGE_BYTES, PAGE_BYTES};
 use memmap2::{MmapOptions, MmapRaw};
@@ -17,6 +19,14 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::{copy_nonoverlapping, null_mut};
+
+/// Bytes of a page, as a length.
+pub(crate) const PAGE: usize = 4096;
+/// One page's bytes.
+pub(crate) type Page = [u8; PAGE];
+/// A page nobody wrote.
+pub(crate) const ZEROS: Page = [0; PAGE];
+const _: () = assert!(PAGE as u64 == PAGE_BYTES);
 
 /// The VM's RAM, mapped here.
 #[derive(Debug)]
@@ -63,6 +73,16 @@ impl Ram {
         // and has no references into it; the file is sealed, so it cannot shrink under us.
         unsafe { mmap(start.cast(), length(run.bytes())?, protection, flags, snapshot, offset) }?;
         Ok(())
+    }
+
+    /// Replaces pages of the snapshot by anonymous memory: zeros until somebody copies them.
+    pub(crate) fn uncover(&mut self, run: Run) -> io::Result<()> {
+        let start = self.pointer(u64::from(run.first) * PAGE_BYTES, run.bytes())?;
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: as in `overlay`; what is replaced is this VM's own, which has not run yet.
+        unsafe { mmap_anonymous(start.cast(), length(run.bytes())?, protection, flags) }?;
+        self.advise(u64::from(run.first) * PAGE_BYTES, run.bytes(), Advice::LinuxNoHugepage)
     }
 
     /// Address of guest-physical 0 in this process.
@@ -122,9 +142,18 @@ impl Ram {
         if is_unknown_advice(&result) { Ok(()) } else { result }
     }
 
+    /// Lets go of every page that became private: they are the snapshot's, or zeros, again.
+    pub(crate) fn give_back(&mut self) -> io::Result<()> {
+        // SAFETY: the whole mapping, which is private to the VM; it does not run (module
+        // invariant), and no reference to its bytes exists.
+        Ok(unsafe {
+            madvise(self.mapping.as_mut_ptr().cast(), self.mapping.len(), Advice::LinuxDontNeed)
+        }?)
+    }
+
     fn advise(&self, gpa: u64, bytes: u64, advice: Advice) -> io::Result<()> {
         let start = self.pointer(gpa, bytes)?;
-        // SAFETY: the range was checked; the advices used here change no contents.
+        // SAFETY: the range was checked; the advices given here change no contents.
         Ok(unsafe { madvise(start.cast(), length(bytes)?, advice) }?)
     }
 

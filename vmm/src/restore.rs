@@ -5,8 +5,9 @@ use crate::gone::{Doing, Gone};
 use crate::kvm;
 use crate::machine::{Shell, contents};
 use crate::memory::Ram;
+use crate::origin::Origin;
 use crate::snapshot::{Run, Snapshot, SnapshotFault, VcpuState};
-use abi::control::Start;
+use abi::control::{Restoring, Start};
 use abi::layout::PAGE_BYTES;
 use std::os::fd::AsFd;
 
@@ -15,12 +16,8 @@ use std::os::fd::AsFd;
 /// saves a fault of 11 to 38 us on its way. 96 frames are 384 KiB of the 1 MiB an idle VM may cost.
 const FREE_FRAMES_WARM: u64 = 96;
 
-/// The VM's RAM as the snapshot has it, and its registers.
-pub(crate) fn load(
-    shell: &Shell,
-    start: &Start,
-    memfd: impl AsFd,
-) -> Result<(Ram, VcpuState), Gone> {
+/// The VM's RAM as the snapshot has it, and what it came from.
+pub(crate) fn load(shell: &Shell, start: &Start, memfd: impl AsFd) -> Result<(Ram, Origin), Gone> {
     let file = contents(&memfd, "map the snapshot")?;
     let (snapshot, pages_offset) = Snapshot::parse(&file).map_err(Gone::Snapshot)?;
     if (snapshot.flavour, snapshot.cpu_key) != (shell.cpu.flavour, shell.cpu.key) {
@@ -30,15 +27,36 @@ pub(crate) fn load(
     if sizes != (start.ram_bytes, start.root_image_bytes) {
         return Err(Gone::Snapshot(SnapshotFault::OtherMachine));
     }
-    let ram = Ram::restored(start.ram_bytes, &memfd, &snapshot.runs, pages_offset)
+    let mut ram = Ram::restored(start.ram_bytes, &memfd, &snapshot.runs, pages_offset)
         .doing("map the guest's memory")?;
     for run in &snapshot.runs {
         ram.populate_shared(*run).doing("map the snapshot's pages")?;
     }
-    for run in snapshot.warm.iter().copied().chain(free_frames(&snapshot)) {
-        ram.populate(run).doing("warm the guest's memory")?;
+    let origin = Origin::new(file, snapshot, pages_offset, start.restoring)?;
+    if start.restoring == Restoring::Copy {
+        for run in &origin.snapshot.warm {
+            ram.uncover(*run).doing("get memory for the guest")?;
+        }
     }
-    Ok((ram, snapshot.state))
+    warm_up(&mut ram, &origin)?;
+    Ok((ram, origin))
+}
+
+/// Makes what the guest writes first private and present, with the snapshot's bytes in it.
+pub(crate) fn warm_up(ram: &mut Ram, origin: &Origin) -> Result<(), Gone> {
+    const DOING: &str = "warm the guest's memory";
+    for run in origin.snapshot.warm.iter().copied().chain(free_frames(&origin.snapshot)) {
+        ram.populate(run).doing(DOING)?;
+    }
+    if origin.restoring == Restoring::Map {
+        // The kernel copied them.
+        return Ok(());
+    }
+    let mut pages = origin.pages();
+    for number in origin.snapshot.warm.iter().flat_map(|run| run.first..run.first + run.pages) {
+        ram.write(u64::from(number) * PAGE_BYTES, pages.page(number)).doing(DOING)?;
+    }
+    Ok(())
 }
 
 /// The run of free frames right above all that is in use at idle.

@@ -46,6 +46,12 @@ impl Run {
         u64::from(self.first) + u64::from(self.pages)
     }
 
+    /// Whether a page is in it.
+    #[must_use]
+    pub fn holds(self, page: u32) -> bool {
+        self.first <= page && u64::from(page) < self.end()
+    }
+
     /// Bytes of the run.
     #[must_use]
     pub fn bytes(self) -> u64 {
@@ -94,6 +100,22 @@ impl fmt::Debug for VcpuState {
 }
 
 impl VcpuState {
+    /// Names registers that are not as in `wanted`; none: all are.
+    #[must_use]
+    pub fn difference(&self, wanted: &Self) -> Option<&'static str> {
+        let parts = [
+            ("general registers", self.regs.as_bytes(), wanted.regs.as_bytes()),
+            ("segments and control registers", self.sregs.as_bytes(), wanted.sregs.as_bytes()),
+            ("debug registers", self.debug.as_bytes(), wanted.debug.as_bytes()),
+            ("pending events", self.events.as_bytes(), wanted.events.as_bytes()),
+            ("XCR0", self.xcrs.as_bytes(), wanted.xcrs.as_bytes()),
+            ("vector registers", self.xsave.as_bytes(), wanted.xsave.as_bytes()),
+        ];
+        let part = parts.into_iter().find(|(_, ours, theirs)| ours != theirs);
+        let msrs = (self.msrs != wanted.msrs).then_some("model-specific registers");
+        part.map(|(name, ..)| name).or(msrs)
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(self.regs.as_bytes());

@@ -15,6 +15,7 @@ use crate::clock::{Clock, ClockWriter};
 use crate::gone::{Doing, Gone};
 use crate::kvm;
 use crate::machine::Shell;
+use crate::order::{Order, Orders};
 use abi::control::status;
 use abi::layout::{PORT_PANIC, PORT_READY, VECTOR_PREEMPT, region as layout};
 use abi::ring::Memory;
@@ -77,9 +78,13 @@ impl Preempt {
     /// The deadline passed: interrupts the vCPU, unless it went idle meanwhile.
     pub(crate) fn fire(&self) {
         // ordering: relaxed; see `arm`.
-        if !self.is_armed.swap(false, Ordering::Relaxed) {
-            return;
+        if self.is_armed.swap(false, Ordering::Relaxed) {
+            self.stop();
         }
+    }
+
+    /// Makes the vCPU's thread come out of the guest.
+    pub(crate) fn stop(&self) {
         let (process, thread) = (self.process, self.thread);
         // SAFETY: a system call without pointers, to a thread of this process.
         unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGRTMIN()) };
@@ -100,7 +105,7 @@ enum Exit {
 #[derive(Debug)]
 pub(crate) struct Vcpu {
     pub(crate) shell: Shell,
-    region: Region,
+    pub(crate) region: Region,
     status: Region,
     doorbell: Doorbell,
     clock: Clock,
@@ -147,19 +152,50 @@ impl Vcpu {
         }
     }
 
-    /// Runs for good; comes back only when the VM is over.
-    pub(crate) fn run(&mut self) -> Gone {
+    /// Runs for good, with `obey` called for each order while the guest stands still; comes back
+    /// only when the VM is over.
+    pub(crate) fn run(
+        &mut self,
+        orders: &Orders,
+        mut obey: impl FnMut(&mut Self, Order) -> Result<(), Gone>,
+    ) -> Gone {
         loop {
-            let result = match self.enter() {
-                Ok(Exit::Halt) => self.idle(),
-                Ok(Exit::Out(port)) => Err(self.out(port)),
-                Ok(exit) => self.other(exit),
-                Err(gone) => Err(gone),
-            };
-            if let Err(gone) = result {
+            if let Err(gone) = self.stretch(orders, &mut obey) {
                 return gone;
             }
         }
+    }
+
+    /// From one exit to the next.
+    fn stretch(
+        &mut self,
+        orders: &Orders,
+        obey: &mut impl FnMut(&mut Self, Order) -> Result<(), Gone>,
+    ) -> Result<(), Gone> {
+        let exit = self.enter()?;
+        match exit {
+            // Whoever leaves an order rings, so that one left behind this look ends the wait.
+            Exit::Halt if orders.is_pending() => {}
+            Exit::Halt => self.idle()?,
+            Exit::Out(port) => return Err(self.out(port)),
+            Exit::In(_) | Exit::Window | Exit::Signal => self.other(exit)?,
+        }
+        match orders.take(exit == Exit::Halt) {
+            Some(order) => obey(self, order),
+            None => Ok(()),
+        }
+    }
+
+    /// The VM was put back and is about to run: what this thread knew of it is no longer so.
+    pub(crate) fn begin_anew(&mut self, generation: u64, dirty_pages: u32) {
+        self.preempt.disarm();
+        self.wants_interrupt = false;
+        self.shell.vcpu.get_kvm_run().request_interrupt_window = 0;
+        self.shell.vcpu.set_kvm_immediate_exit(0);
+        self.writer = ClockWriter::start(self.status.clone(), self.clock, generation);
+        self.count(status::RESETS);
+        let pages = self.status.load_u64(status::PAGES_PUT_BACK);
+        self.status.store_u64(status::PAGES_PUT_BACK, pages.wrapping_add(u64::from(dirty_pages)));
     }
 
     /// Runs a booting guest until it is ready, and completes the instruction that said so.
@@ -266,6 +302,14 @@ impl Vcpu {
     fn count(&self, counter: u32) {
         // Only this thread writes counters; the node reads them whenever it likes.
         self.status.store_u64(counter, self.status.load_u64(counter).wrapping_add(1));
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        // The shared page goes with the vCPU; a signal may still come, on this thread.
+        // ordering: relaxed; read by the handler in this same thread.
+        IMMEDIATE_EXIT.store(null_mut(), Ordering::Relaxed);
     }
 }
 

@@ -90,6 +90,8 @@ pub struct Start {
     pub ram_bytes: u64,
     /// Bytes of the root image at window offset 0; 0 for none.
     pub root_image_bytes: u64,
+    /// Of a restore: a [`Request::Capture`] may follow, and the VMM may do what that takes.
+    pub is_capturable: bool,
     /// Of a restore: how memory comes.
     pub restoring: Restoring,
     /// Offset in the window of the package the snapshot's guest has loaded.
@@ -170,6 +172,7 @@ impl Request {
                 writer.u8(u8::from(start.is_restore))?;
                 writer.u64(start.ram_bytes)?;
                 writer.u64(start.root_image_bytes)?;
+                writer.u8(u8::from(start.is_capturable))?;
                 writer.u8(start.restoring as u8)?;
                 writer.u64(start.package_offset)?;
                 writer.u64(start.package_bytes)?;
@@ -208,6 +211,7 @@ impl Request {
                 is_restore: reader.u8()? != 0,
                 ram_bytes: reader.u64()?,
                 root_image_bytes: reader.u64()?,
+                is_capturable: reader.u8()? != 0,
                 restoring: Restoring::from_number(reader.u8()?)?,
                 package_offset: reader.u64()?,
                 package_bytes: reader.u64()?,
@@ -307,6 +311,10 @@ pub mod status {
     pub const EXITS_SIGNAL: u32 = 0x1010;
     /// Interrupts injected.
     pub const INTERRUPTS: u32 = 0x1018;
+    /// Resets.
+    pub const RESETS: u32 = 0x1028;
+    /// Pages that resets put back.
+    pub const PAGES_PUT_BACK: u32 = 0x1030;
     /// Flavour of KVM, as [`crate::layout::Flavour`].
     pub const FLAVOUR: u32 = 0x1020;
 }

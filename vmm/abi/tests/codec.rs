@@ -38,6 +38,7 @@ fn starts() -> impl Strategy<Value = Start> {
             is_restore,
             ram_bytes: longs[0],
             root_image_bytes: longs[1],
+            is_capturable: words[0] & 2 == 0,
             restoring: if words[0] & 1 == 0 { Restoring::Map } else { Restoring::Copy },
             package_offset: longs[5],
             package_bytes: longs[6],

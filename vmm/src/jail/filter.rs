@@ -15,7 +15,7 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type Outcome<T> = Result<T, seccompiler::Error>;
 
 /// Any arguments: they name no file and reach nothing but this process and its descriptors.
-const PLAIN: [i64; 25] = [
+const PLAIN: [i64; 26] = [
     libc::SYS_brk,
     libc::SYS_clock_gettime,
     libc::SYS_close,
@@ -30,6 +30,7 @@ const PLAIN: [i64; 25] = [
     libc::SYS_munmap,
     libc::SYS_poll,
     libc::SYS_ppoll,
+    libc::SYS_pread64,
     libc::SYS_read,
     libc::SYS_recvmsg,
     libc::SYS_restart_syscall,
@@ -68,11 +69,11 @@ fn program(is_boot: bool) -> Outcome<BpfProgram> {
     }
     // Debug builds ask whether a descriptor is open before they close it.
     let mut asked = vec![control(F_GET_SEALS)?, control(F_GETFD)?];
-    let mut ioctls = number::RUN.to_vec();
+    // A VM that may be reset and verified is read and set while it runs.
+    let ioctls = [&number::RUN[..], &number::RESET, &number::CAPTURE].concat();
     if is_boot {
         rules.extend(CAPTURE.iter().map(|call| (*call, Vec::new())));
         asked.push(control(F_ADD_SEALS)?);
-        ioctls.extend(number::CAPTURE);
     }
     rules.insert(libc::SYS_fcntl, asked);
     let ioctls: Outcome<Vec<_>> = ioctls.iter().map(|it| equal(1, it())).collect();

@@ -59,11 +59,21 @@ pub(crate) struct Shape {
     pub(crate) core: u32,
     /// User id to become.
     pub(crate) user: u32,
+    /// Whether it may be captured.
+    pub(crate) is_capturable: bool,
+    /// How memory comes.
+    pub(crate) restoring: Restoring,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { ram_bytes: 32 << 20, core: u32::MAX, user: 0 }
+        Self {
+            ram_bytes: 32 << 20,
+            core: u32::MAX,
+            user: 0,
+            is_capturable: false,
+            restoring: Restoring::Map,
+        }
     }
 }
 
@@ -148,7 +158,8 @@ impl Cell {
             is_restore,
             ram_bytes: shape.ram_bytes,
             root_image_bytes: image.map_or(0, |image| image.len() as u64),
-            restoring: Restoring::Map,
+            is_capturable: shape.is_capturable,
+            restoring: shape.restoring,
             package_offset: 0,
             package_bytes: 0,
             generation,

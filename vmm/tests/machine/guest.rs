@@ -43,6 +43,15 @@ pub(crate) const NO_MEMORY: u64 = 10;
 /// Never halts and never answers.
 pub(crate) const SPIN: u64 = 11;
 
+/// Writes a word into as many pages as the argument says, from [`DIRTY_FROM`] on, and into a vector
+/// register, a debug register and a model-specific one.
+pub(crate) const DIRTY: u64 = 12;
+/// Answers with 1 plus the word at a guest-physical address.
+pub(crate) const PEEK: u64 = 13;
+
+/// Guest-physical address of the first page that [`DIRTY`] writes.
+pub(crate) const DIRTY_FROM: u64 = 0x80_0000;
+
 /// User address of the code: the same bytes, mapped for user mode.
 pub(crate) const USER_CODE: u64 = 0x40_0000;
 
@@ -140,6 +149,10 @@ test_guest_loop:
     je test_guest_user_halt
     cmp rax, 10
     je test_guest_no_memory
+    cmp rax, 12
+    je test_guest_dirty
+    cmp rax, 13
+    je test_guest_peek
     cmp rax, 11
     jne test_guest_loop
 3:  pause
@@ -207,6 +220,26 @@ test_guest_clock:
 test_guest_no_memory:
     movabs rax, 0xffffff90001ff000
     mov rax, [rax]
+    jmp test_guest_loop
+test_guest_dirty:
+    movabs rdi, 0xffffff8000800000
+4:  mov [rdi], rcx
+    add rdi, 4096
+    dec rcx
+    jnz 4b
+    movq xmm5, rbp
+    mov eax, 0x1234
+    mov dr0, rax
+    mov ecx, 0xc0000102
+    xor edx, edx
+    wrmsr
+    mov qword ptr [rbx + 0x810], 1
+    jmp test_guest_loop
+test_guest_peek:
+    movabs rax, 0xffffff8000000000
+    mov rax, [rax + rcx]
+    inc rax
+    mov [rbx + 0x810], rax
     jmp test_guest_loop
 test_guest_preempt:
     mov rax, [rsp]

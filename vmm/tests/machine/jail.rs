@@ -92,8 +92,11 @@ fn descriptors_are_the_vm_and_its_wires() {
         .collect();
     kinds.sort();
     kinds.dedup();
+    // Its own page map, opened without privileges, tells which pages it has and nothing else.
+    let pagemap = format!("/proc/{}/pagemap", cell.child.id());
     let expected = [
         "/memfd:nowhere (deleted)",
+        &pagemap,
         "anon_inode:[eventfd]",
         "anon_inode:kvm-vcpu",
         "anon_inode:kvm-vm",

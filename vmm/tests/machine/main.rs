@@ -4,6 +4,7 @@
 mod cell;
 mod guest;
 mod restore;
+mod reset;
 mod wake;
 mod fault;
 mod control;
