@@ -30,13 +30,15 @@ const ENTRY_PAGES: u64 = 1;
 pub struct Ground {
     account: Rc<Account>,
     next: Cell<u64>,
+    /// Something in the tree is other than when it was made.
+    has_changed: Cell<bool>,
 }
 
 impl Ground {
     /// The ground of a new tree.
     #[must_use]
     pub fn new(account: Rc<Account>) -> Rc<Self> {
-        Rc::new(Self { account, next: Cell::new(OWN_NUMBERS) })
+        Rc::new(Self { account, next: Cell::new(OWN_NUMBERS), has_changed: Cell::new(false) })
     }
 
     /// What the tree's pages are charged to.
@@ -48,6 +50,7 @@ impl Ground {
     fn number(&self) -> u64 {
         let number = self.next.get();
         self.next.set(number + 1);
+        self.has_changed.set(true);
         number
     }
 }
@@ -239,6 +242,18 @@ impl Inode {
         let mut meta = self.meta.get();
         change(&mut meta);
         self.meta.set(meta);
+        self.note_change();
+    }
+
+    /// Notes that something in its tree is other than when it was made.
+    pub fn note_change(&self) {
+        self.ground.has_changed.set(true);
+    }
+
+    /// Whether anything in its tree is other than when it was made.
+    #[must_use]
+    pub fn has_changed_tree(&self) -> bool {
+        self.ground.has_changed.get()
     }
 
     /// The file's kind as a `DT_*` number.
@@ -363,6 +378,7 @@ impl Inode {
             return Err(Errno::NOSPC);
         }
         ground.account.charge(ENTRY_PAGES).map_err(|_| Errno::NOSPC)?;
+        self.note_change();
         self.attach(name, inode, true);
         Ok(())
     }
@@ -395,6 +411,7 @@ impl Inode {
     pub fn remove(self: &Rc<Self>, name: &[u8]) -> Result<Rc<Self>, Errno> {
         self.check_changes()?;
         self.lookup(name)?.ok_or(Errno::NOENT)?;
+        self.note_change();
         let mut directory = self.directory()?.borrow_mut();
         let is_lower =
             directory.lower.as_ref().is_some_and(|(image, id)| image.lookup(*id, name).is_some());

@@ -244,6 +244,7 @@ impl Object for RegularFile {
         if self.inode.is_read_only() {
             return Err(Errno::NODEV);
         }
+        self.inode.note_change();
         self.content()?.borrow_mut().share_page(offset)
     }
 

@@ -139,6 +139,12 @@ impl Tree {
         &self.root
     }
 
+    /// Whether anything in it is other than when it was made.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.root.has_changed_tree()
+    }
+
     /// What the tree is charged to.
     #[must_use]
     pub fn account(&self) -> &Rc<Account> {
@@ -160,6 +166,7 @@ impl Tree {
         let mut id = [0; 16];
         self.world.random(&mut id);
         self.boot_id.set(Some(id));
+        self.root.note_change();
         id
     }
 }

@@ -10,7 +10,10 @@ use super::exec::{self, Arguments};
 use super::scheduler::Scheduler;
 use super::task::{CallState, State};
 use super::timer::Receiver;
-use super::{Call, Ending, MissingCalls, Notice, Process, Schedule, Task, Timers, Usage, robust};
+use super::{
+    Call, Ending, Fresh, Gate, MissingCalls, Notice, Process, Rewind, Schedule, Task, Timers,
+    Usage, robust,
+};
 use crate::errno::Errno;
 use crate::file::{Descriptors, OpenFile};
 use crate::filesystem::{Caller, View};
@@ -95,6 +98,17 @@ pub struct Start {
     pub environment: Vec<Vec<u8>>,
     /// Standard input, output and error.
     pub stdio: [Rc<OpenFile>; 3],
+    /// It is to be rewound for further requests.
+    pub rewinds: Option<Rewinds>,
+}
+
+/// What a process that is to be rewound is started with besides.
+#[derive(Debug)]
+pub struct Rewinds {
+    /// Opened when it has passed its point.
+    pub gate: Gate,
+    /// The request's id, if the program is to see it.
+    pub invoke: Option<u64>,
 }
 
 /// All processes and tasks.
@@ -102,6 +116,8 @@ pub struct Start {
 pub struct Processes {
     processes: BTreeMap<ProcessId, Box<Process>>,
     tasks: BTreeMap<TaskId, Box<Task>>,
+    /// Those that have ended and can be rewound, without tasks.
+    resting: BTreeMap<ProcessId, Box<Process>>,
     system: System,
 }
 
@@ -112,6 +128,7 @@ impl Processes {
         Self {
             processes: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            resting: BTreeMap::new(),
             system: System {
                 world,
                 futexes: Futexes::default(),
@@ -178,6 +195,7 @@ impl Processes {
             path: &start.path,
             arguments: &start.arguments,
             environment: &start.environment,
+            held: start.rewinds.as_ref().map(|rewinds| rewinds.invoke),
         };
         let Some(vdso) = &self.system.vdso else { return Err(String::new()) };
         let loaded = exec::load(&file, start.account, &arguments, &self.system.world, vdso)?;
@@ -200,6 +218,10 @@ impl Processes {
             timers: Timers::default(),
             has_overflowed: false,
             missing: MissingCalls::default(),
+            rewind: match (start.rewinds, loaded.places) {
+                (Some(rewinds), Some(places)) => Rewind::Ahead(rewinds.gate, places),
+                _ => Rewind::Never,
+            },
         };
         self.processes.insert(id, Box::new(process));
         let mut task = Task::new(TaskId::from_number(id.number()), id, loaded.context);
@@ -215,8 +237,58 @@ impl Processes {
         self.system.notices.retain(|notice| notice.process() != id);
     }
 
+    /// Ends a process; if it can be rewound it rests.
+    pub fn halt(&mut self, id: ProcessId) {
+        let process = self.processes.remove(&id);
+        self.kill(id);
+        if let Some(process) = process {
+            self.rest(process);
+        }
+    }
+
+    /// Whether a process has ended and can be rewound.
+    #[must_use]
+    pub fn is_resting(&self, id: ProcessId) -> bool {
+        self.resting.contains_key(&id)
+    }
+
+    /// A process that rests.
+    #[must_use]
+    pub fn resting(&self, id: ProcessId) -> Option<&Process> {
+        self.resting.get(&id).map(|process| &**process)
+    }
+
+    /// Puts a resting process back to its point; `false` when it could not be and is gone.
+    pub fn rewind(&mut self, id: ProcessId, fresh: Fresh) -> bool {
+        let Some(process) = self.resting.get_mut(&id) else { return false };
+        let is_back = process.go_back(fresh).is_ok();
+        if !is_back {
+            self.resting.remove(&id);
+        }
+        is_back
+    }
+
+    /// Lets a process that was rewound serve a request; `false` when it cannot and is gone.
+    pub fn resume(&mut self, id: ProcessId, invoke: u64) -> bool {
+        let Some(mut process) = self.resting.remove(&id) else { return false };
+        let world = self.world();
+        let Ok(task) = process.take_up(invoke, |bytes| world.random(bytes)) else { return false };
+        self.processes.insert(id, process);
+        self.begin(Box::new(task));
+        self.begin_invoke(id);
+        true
+    }
+
+    fn rest(&mut self, mut process: Box<Process>) {
+        if process.can_rewind() {
+            process.close_files();
+            self.resting.insert(process.id, process);
+        }
+    }
+
     /// Ends all processes of a container.
     pub fn kill_container(&mut self, container: u32) {
+        self.resting.retain(|_, process| process.container != container);
         let of_container = self.processes.values().filter(|process| process.container == container);
         let ids: Vec<_> = of_container.map(|process| process.id).collect();
         ids.into_iter().for_each(|id| self.kill(id));
@@ -475,6 +547,7 @@ impl Processes {
             usage: process.usage(),
         };
         self.system.notices.push_back(notice);
+        self.rest(process);
     }
 
     fn remove_tasks(&mut self, id: ProcessId) {
