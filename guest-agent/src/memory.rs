@@ -298,7 +298,10 @@ impl Memory {
 
     fn drop_page(&mut self, page: u64) {
         self.note_page(page);
-        self.drop_mapping(page);
+        if let Some(backing) = self.space.unmap(page) {
+            self.release(&backing);
+            self.keep_copy(page, backing);
+        }
     }
 
     fn drop_mapping(&mut self, page: u64) {

@@ -10,7 +10,7 @@
 //! to look. It is kept from one rewind to the next, so that after the first few a rewind is a
 //! handful of page copies and touches no page table.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use abi::layout::PAGE_BYTES;
@@ -52,6 +52,8 @@ pub(super) struct Saved {
     areas: Areas,
     heap: Range,
     changed: BTreeSet<u64>,
+    /// Copies of saved pages that a request has unmapped, for the rewind to map again.
+    copies: BTreeMap<u64, Frame>,
     has_other_areas: bool,
 }
 
@@ -135,8 +137,8 @@ impl Memory {
             }
         }
         let (areas, heap) = (self.areas.clone(), self.heap);
-        let changed = BTreeSet::new();
-        self.saved = Some(Saved { pages, areas, heap, changed, has_other_areas: false });
+        let (changed, copies) = (BTreeSet::new(), BTreeMap::new());
+        self.saved = Some(Saved { pages, areas, heap, changed, copies, has_other_areas: false });
     }
 
     /// Whether there is a saved state to go back to.
@@ -162,6 +164,18 @@ impl Memory {
         saved.changed.insert(page);
         if saved.changed.len() > CHANGED_MAX {
             self.saved = None;
+        }
+    }
+
+    /// Keeps a process's own copy of a saved page that it has unmapped: the page was written in
+    /// this request and will be in the next, which then meets no fault.
+    pub(super) fn keep_copy(&mut self, page: u64, backing: Backing) {
+        if let Some(saved) = &mut self.saved
+            && let Backing::Frame(frame) = backing
+            && frame.share_count() == 1
+            && saved.find(page).is_some_and(|it| matches!(it.backing, Backing::Frame(_)))
+        {
+            saved.copies.insert(page, frame);
         }
     }
 
@@ -199,11 +213,14 @@ impl Memory {
         // First what goes, so that there is room for what comes back.
         changed.retain(|page| saved.find(*page).is_some() || self.clear(*page, &mut kept));
         let mut result = Ok(());
+        let mut copies = core::mem::take(&mut saved.copies);
         changed.retain(|page| match saved.find(*page) {
-            Some(page) if result.is_ok() => self.put_back(page).unwrap_or_else(|error| {
-                result = Err(error);
-                true
-            }),
+            Some(page) if result.is_ok() => {
+                self.put_back(page, &mut copies).unwrap_or_else(|error| {
+                    result = Err(error);
+                    true
+                })
+            }
             _ => true,
         });
         saved.changed = changed;
@@ -235,7 +252,11 @@ impl Memory {
     }
 
     /// Puts a page back; whether it still is another frame than the saved one, with its bytes.
-    fn put_back(&mut self, saved: &SavedPage) -> Result<bool, Errno> {
+    fn put_back(
+        &mut self,
+        saved: &SavedPage,
+        copies: &mut BTreeMap<u64, Frame>,
+    ) -> Result<bool, Errno> {
         let page = saved.page;
         let area = self.areas.find(page).map(|(_, area)| area).ok_or(Errno::NOMEM)?;
         if let Some((backing, protection)) = self.space.share(page) {
@@ -256,12 +277,19 @@ impl Memory {
             }
         }
         self.drop_mapping(page);
-        let backing = share_of(&saved.backing);
+        let (backing, protection, is_copy) = match (copies.remove(&page), &saved.backing) {
+            (Some(copy), Backing::Frame(then)) if !area.kind.is_shared() => {
+                copy_back(&copy, then);
+                let view = View::Frame { address: copy.address(), share_count: 1 };
+                (Backing::Frame(copy), protection_of(view, area), true)
+            }
+            (_, then) => (share_of(then), saved.protection, false),
+        };
         let is_frame = matches!(backing, Backing::Frame(_));
         self.account.charge(u64::from(is_frame))?;
         self.pages += u64::from(is_frame);
-        self.space.map(page, backing, saved.protection).map_err(|_| Errno::NOMEM)?;
-        Ok(false)
+        self.space.map(page, backing, protection).map_err(|_| Errno::NOMEM)?;
+        Ok(is_copy)
     }
 
     fn set_protection(&mut self, page: u64, now: Protection, wanted: Protection) {

@@ -1,5 +1,7 @@
 //! All processes and tasks of the VM, and what happens to them.
 
+mod rest;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
@@ -11,8 +13,8 @@ use super::scheduler::Scheduler;
 use super::task::{CallState, State};
 use super::timer::Receiver;
 use super::{
-    Call, Ending, Fresh, Gate, MissingCalls, Notice, Process, Rewind, Schedule, Task, Timers,
-    Usage, robust,
+    Call, Ending, Gate, MissingCalls, Notice, Process, Rewind, Schedule, Task, Timers, Usage,
+    robust,
 };
 use crate::errno::Errno;
 use crate::file::{Descriptors, OpenFile};
@@ -235,55 +237,6 @@ impl Processes {
         self.remove_tasks(id);
         self.processes.remove(&id);
         self.system.notices.retain(|notice| notice.process() != id);
-    }
-
-    /// Ends a process; if it can be rewound it rests.
-    pub fn halt(&mut self, id: ProcessId) {
-        let process = self.processes.remove(&id);
-        self.kill(id);
-        if let Some(process) = process {
-            self.rest(process);
-        }
-    }
-
-    /// Whether a process has ended and can be rewound.
-    #[must_use]
-    pub fn is_resting(&self, id: ProcessId) -> bool {
-        self.resting.contains_key(&id)
-    }
-
-    /// A process that rests.
-    #[must_use]
-    pub fn resting(&self, id: ProcessId) -> Option<&Process> {
-        self.resting.get(&id).map(|process| &**process)
-    }
-
-    /// Puts a resting process back to its point; `false` when it could not be and is gone.
-    pub fn rewind(&mut self, id: ProcessId, fresh: Fresh) -> bool {
-        let Some(process) = self.resting.get_mut(&id) else { return false };
-        let is_back = process.go_back(fresh).is_ok();
-        if !is_back {
-            self.resting.remove(&id);
-        }
-        is_back
-    }
-
-    /// Lets a process that was rewound serve a request; `false` when it cannot and is gone.
-    pub fn resume(&mut self, id: ProcessId, invoke: u64) -> bool {
-        let Some(mut process) = self.resting.remove(&id) else { return false };
-        let world = self.world();
-        let Ok(task) = process.take_up(invoke, |bytes| world.random(bytes)) else { return false };
-        self.processes.insert(id, process);
-        self.begin(Box::new(task));
-        self.begin_invoke(id);
-        true
-    }
-
-    fn rest(&mut self, mut process: Box<Process>) {
-        if process.can_rewind() {
-            process.close_files();
-            self.resting.insert(process.id, process);
-        }
     }
 
     /// Ends all processes of a container.
