@@ -25,7 +25,7 @@ use machine::clock::realtime_nanos;
 use crate::filesystem::{Image, Tree, View, tree};
 use crate::identity::ProcessId;
 use crate::memory::Account;
-use crate::process::{Fresh, Notice, Processes, Rewinds, Start, Usage};
+use crate::process::{Fresh, Notice, Processes, Rewinds, Start, Until, Usage};
 use crate::program_io::{News, ProgramIo};
 use crate::response::Framing;
 use crate::rings::Rings;
@@ -127,6 +127,8 @@ pub struct Container {
     process: Option<ProcessId>,
     /// A process that has ended and serves the next request, and whether it is back at its point.
     resting: Option<(ProcessId, bool)>,
+    /// Its process has not passed its point: it does not see its input.
+    is_before_point: bool,
     running: Option<Running>,
 }
 
@@ -143,7 +145,16 @@ impl Container {
             environment: acquire.environment.iter().map(<[u8]>::to_vec).collect(),
         };
         let io = ProgramIo::new(&shared.world, &shared.news);
-        Self { number, package, settings, io, process: None, resting: None, running: None }
+        Self {
+            number,
+            package,
+            settings,
+            io,
+            process: None,
+            resting: None,
+            is_before_point: false,
+            running: None,
+        }
     }
 
     /// The package it runs.
@@ -236,7 +247,10 @@ impl Container {
             Err(reason) => Err((*reason).to_string()),
         };
         match started {
-            Ok(process) => self.process = Some(process),
+            Ok(process) => {
+                self.process = Some(process);
+                self.is_before_point = self.io.gate().get();
+            }
             Err(reason) => self.finish(Status::NotExecutable, 0, &reason),
         }
     }
@@ -287,7 +301,7 @@ impl Container {
         if self.running.is_none() {
             return false;
         }
-        let mut moved = false;
+        let mut moved = self.look_for_point(processes);
         if self.settings.contract == Contract::Stream {
             moved |= self.look_for_response(processes);
         }
@@ -331,10 +345,16 @@ impl Container {
     /// Whether its process serves more than one request by being rewound.
     fn rewinds(&self, invoke: u64) -> Option<Rewinds> {
         let Settings { contract, freshness, environment, .. } = &self.settings;
-        let is_rewound = *contract == Contract::Program && *freshness == Freshness::Reuse;
+        let until = match (contract, freshness) {
+            (Contract::Program, Freshness::Reuse) => Until::Look,
+            (_, Freshness::Fork) => Until::Wait,
+            (Contract::Stream, Freshness::Reuse) | (_, Freshness::Vm) => return None,
+        };
+        let is_told = *contract == Contract::Program;
         let has_own_id = environment.iter().any(|entry| entry.starts_with(ID_NAME));
         let gate = Rc::clone(self.io.gate());
-        is_rewound.then(|| Rewinds { gate, invoke: (!has_own_id).then_some(invoke) })
+        let invoke = (is_told && !has_own_id).then_some(invoke);
+        Some(Rewinds { until, gate, invoke })
     }
 
     /// Puts the process that has served a request back to its point, once the node has the answer.
@@ -365,7 +385,7 @@ impl Container {
         let process = processes.resting(process)?;
         let account = process.memory.account();
         let view = match package {
-            _ if !process.view.tree().has_changed() => None,
+            _ if !process.needs_tree() => None,
             Some(Ok(image)) => Some(view(shared, image, account).ok()?),
             _ => return None,
         };
@@ -379,7 +399,7 @@ impl Container {
             ENVIRONMENT.iter().map(|entry| entry.as_bytes().into()).collect();
         own.push(format!("PILOTLIGHT_VM_ID=vm-{}", shared.vm).into_bytes());
         let is_told = self.settings.contract == Contract::Program;
-        if is_told && self.settings.freshness != Freshness::Reuse {
+        if is_told && self.settings.freshness == Freshness::Vm {
             own.push(format!("PILOTLIGHT_INVOKE_ID={invoke:016x}").into_bytes());
         }
         own.extend(shared.assignment.environment.iter().cloned());
@@ -400,13 +420,18 @@ impl Container {
 
     fn stop(&mut self, processes: &mut Processes, status: Status, reason: &str) {
         let usage = self.process.map_or_else(Usage::default, |process| processes.usage(process));
-        if let Some(process) = self.process.take() {
-            processes.halt(process);
-            self.resting = processes.is_resting(process).then_some((process, false));
-        }
+        self.halt(processes);
         self.finish(status, 0, reason);
         if let Some(end) = self.running.as_mut().and_then(|running| running.end.as_mut()) {
             end.usage = usage;
+        }
+    }
+
+    /// Ends its process, which may serve another request.
+    fn halt(&mut self, processes: &mut Processes) {
+        if let Some(process) = self.process.take() {
+            processes.halt(process);
+            self.resting = processes.is_resting(process).then_some((process, false));
         }
     }
 
@@ -420,6 +445,20 @@ impl Container {
             let reason = reason.to_string();
             running.end = Some(Final { status, detail, reason, usage: Usage::default() });
         }
+    }
+
+    /// A program that is copied for each request sees its input once it has initialised itself.
+    fn look_for_point(&mut self, processes: &mut Processes) -> bool {
+        let Some(process) = self.process.filter(|_| self.is_before_point) else { return false };
+        if self.io.gate().get() {
+            if !processes.has_initialised(process, self.io.input_id()) {
+                return false;
+            }
+            processes.pass_point(process);
+        }
+        self.is_before_point = false;
+        self.io.open_gate();
+        true
     }
 
     /// A `stream` program's answer is complete when all of it is written, not when it is sent.
@@ -441,6 +480,10 @@ impl Container {
                     self.process.map_or_else(Usage::default, |process| processes.usage(process));
                 let reason = String::new();
                 running.end = Some(Final { status: Status::Exited, detail: 0, reason, usage });
+                // The copy has served its request.
+                if self.settings.freshness == Freshness::Fork {
+                    self.halt(processes);
+                }
                 true
             }
             Some(missing) if waiting > missing => {

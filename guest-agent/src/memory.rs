@@ -23,7 +23,7 @@ use machine::frame::Frame;
 use machine::paging::{AddressSpace, Backing, Protection, View};
 
 pub use account::{Account, Charge};
-pub use area::{Access, Area, Kind, Range};
+pub use area::{Access, Area, AtFork, Kind, Range};
 pub use fault::Fault;
 pub use rewind::Withheld;
 pub use transfer::{Sink, Source, Vectors};
@@ -207,10 +207,22 @@ impl Memory {
         Ok(())
     }
 
-    /// Sets or clears `MADV_WIPEONFORK` for `range`.
-    pub fn set_wiped_on_fork(&mut self, range: Range, is_wiped: bool) {
-        self.areas.change(range, |area| area.is_wiped_on_fork = is_wiped);
+    /// Says what a copy of the process finds in `range`.
+    pub fn set_at_fork(&mut self, range: Range, at_fork: AtFork) {
+        self.areas.change(range, |area| area.at_fork = at_fork);
         self.note_areas();
+    }
+
+    /// Makes this the memory of a copy: what is to be wiped is, what is to be left is gone.
+    pub fn fork_in_place(&mut self) {
+        let parts: Vec<_> = self.areas.iter().collect();
+        for (range, area) in parts {
+            match area.at_fork {
+                AtFork::Copied => {}
+                AtFork::Wiped => self.discard(range),
+                AtFork::Left => self.unmap(range),
+            }
+        }
     }
 
     /// Where the heap may start; `brk` grows it from there.
@@ -229,7 +241,7 @@ impl Memory {
             let grown = Range { start: old, end: new };
             let is_affordable = grown.bytes() <= self.account.limit_bytes();
             let area =
-                Area { access: Access::READ_WRITE, kind: Kind::Heap, is_wiped_on_fork: false };
+                Area { access: Access::READ_WRITE, kind: Kind::Heap, at_fork: AtFork::Copied };
             if !is_affordable || !self.areas.is_free(grown) || self.map(grown, area).is_err() {
                 return heap.end;
             }

@@ -32,7 +32,7 @@ use crate::socket::Network;
 
 pub use call::{Answer, Call};
 pub use end::{Ending, Notice, Usage};
-pub use rewind::{Fresh, Gate, Rewind};
+pub use rewind::{Fresh, Gate, Rewind, Until};
 pub use table::{Effect, Processes, Rewinds, Start, System};
 pub use task::Task;
 pub use timer::{Schedule, Timers};

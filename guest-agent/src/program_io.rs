@@ -17,10 +17,10 @@ use crate::errno::Errno;
 use crate::file::byte_queue::ByteQueue;
 use crate::file::flags::{self, ready};
 use crate::file::stat::{Stat, kind};
-use crate::file::{Notifier, Object, OpenFile};
+use crate::file::{Keeping, Notifier, Object, OpenFile, nothing_to_keep};
 use crate::memory::transfer::{Sink, Source};
 use crate::process::Gate;
-use crate::world::World;
+use crate::world::{ObjectId, World};
 
 /// Bytes of a request body that wait for the program: all of the largest one, because the ring
 /// it came through serves other containers too.
@@ -73,6 +73,18 @@ impl ProgramIo {
             OpenFile::new(Rc::new(Output(Rc::clone(self))), flags::WRITE_ONLY),
             OpenFile::new(Rc::new(Errors(Rc::clone(self))), flags::WRITE_ONLY),
         ]
+    }
+
+    /// What a program waits for that waits for its input.
+    #[must_use]
+    pub fn input_id(&self) -> ObjectId {
+        self.input_notifier.id()
+    }
+
+    /// Lets the program see its input.
+    pub fn open_gate(&self) {
+        self.gate.set(false);
+        self.input_notifier.raise();
     }
 
     /// What keeps its input from the program while it is `true`; at first it does not.
@@ -175,6 +187,10 @@ fn path_of(notifier: &Notifier) -> Vec<u8> {
 }
 
 impl Object for Input {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        nothing_to_keep()
+    }
+
     fn read(&self, sink: &mut Sink<'_>) -> Result<usize, Errno> {
         if self.0.gate.get() {
             return Err(Errno::AGAIN);
@@ -230,6 +246,10 @@ fn writable(queue: &RefCell<ByteQueue>) -> u32 {
 }
 
 impl Object for Output {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        nothing_to_keep()
+    }
+
     fn write(&self, source: &mut Source<'_>) -> Result<usize, Errno> {
         write(&self.0.output, &self.0.news, source)
     }
@@ -259,6 +279,10 @@ impl Drop for Output {
 }
 
 impl Object for Errors {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        nothing_to_keep()
+    }
+
     fn write(&self, source: &mut Source<'_>) -> Result<usize, Errno> {
         write(&self.0.errors, &self.0.news, source)
     }

@@ -4,6 +4,8 @@
 //! lower one, the image directory it stands for, and made from it. A removed lower entry stays as
 //! a mark (`None`), so that it is not found again.
 
+mod saved;
+
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::rc::{Rc, Weak};
@@ -17,6 +19,8 @@ use crate::errno::Errno;
 use crate::file::device::Device;
 use crate::file::stat::{Stat, kind};
 use crate::memory::Account;
+
+pub use saved::SavedTree;
 
 /// Where numbers of files that come from no image start.
 const OWN_NUMBERS: u64 = 1 << 48;
@@ -91,7 +95,7 @@ pub enum Body {
     Processes,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     inode: Rc<Inode>,
     is_charged: bool,

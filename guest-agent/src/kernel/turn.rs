@@ -57,7 +57,7 @@ fn stretch(call: &mut Call<'_>) -> (Option<Trap>, Result<(), Ending>) {
     let trap = user::run(&mut task.context, &mut task.extended, process.memory.space());
     let result = match trap {
         Trap::Syscall => {
-            if call.process.rewind.is_ahead() && !syscall::inward::is_inward(call) {
+            if call.process.rewind.is_before_look() && !syscall::inward::is_inward(call) {
                 call.pass_point_in_call();
             }
             syscall::execute(call)

@@ -16,12 +16,12 @@ use machine::paging::Backing;
 use machine::user::{Context, area_bytes};
 
 use super::rewind::{Places, digits};
-use super::stack::{self, Contents, Held, key};
+use super::stack::{self, Contents, key};
 use crate::elf::{self, Program, Segment};
 use crate::errno::Errno;
 use crate::file::stat::kind;
 use crate::file::{FilePage, OpenFile};
-use crate::memory::{Access, Account, Area, Kind, Memory, PAGE, Range, Sink, Withheld};
+use crate::memory::{Access, Account, Area, AtFork, Kind, Memory, PAGE, Range, Sink, Withheld};
 use crate::signal::frame::stack_bytes;
 use crate::vdso::Vdso;
 use crate::world::World;
@@ -57,9 +57,18 @@ pub struct Arguments<'a> {
     pub arguments: &'a [Vec<u8>],
     /// `NAME=VALUE` entries.
     pub environment: &'a [Vec<u8>],
-    /// The process is to be rewound: what differs from request to request, an id if the program is
-    /// to see one, lies in pages of its own and is withheld.
-    pub held: Option<Option<u64>>,
+    /// The process is to be rewound: what differs from request to request lies in pages of its own
+    /// and is withheld.
+    pub held: Option<Held>,
+}
+
+/// What is withheld from a process that is to be rewound, besides random bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Its request's id, if it is to see one.
+    pub invoke: Option<u64>,
+    /// The clock.
+    pub has_clock: bool,
 }
 
 /// A program ready to run.
@@ -148,7 +157,7 @@ fn map(
     let held_bytes = if arguments.held.is_some() { HELD_BYTES } else { 0 };
     let stack = Range { start: floor, end: layout.stack_top + held_bytes };
     let access = Access { is_executable: program.has_executable_stack, ..Access::READ_WRITE };
-    memory.map(stack, Area { access, kind: Kind::Stack, is_wiped_on_fork: false })?;
+    memory.map(stack, Area { access, kind: Kind::Stack, at_fork: AtFork::Copied })?;
     let auxiliary = auxiliary(program, layout.base, vdso_address);
     let mut random = [0; 16];
     world.random(&mut random);
@@ -158,8 +167,8 @@ fn map(
         environment: arguments.environment,
         random,
         auxiliary: &auxiliary,
-        held: arguments.held.map(|invoke| Held {
-            name: if invoke.is_some() { ID_NAME } else { b"" },
+        held: arguments.held.map(|held| stack::Held {
+            name: if held.invoke.is_some() { ID_NAME } else { b"" },
             random: layout.stack_top + PAGE_BYTES,
         }),
     };
@@ -171,9 +180,7 @@ fn map(
     memory.populate(Range { start: eager, end: layout.stack_top })?;
     memory.write(image.stack_pointer, &image.bytes)?;
     let places = match arguments.held {
-        Some(invoke) => {
-            Some(withhold(&mut memory, layout.stack_top, vdso_address, invoke, random)?)
-        }
+        Some(held) => Some(withhold(&mut memory, layout.stack_top, vdso_address, held, random)?),
         None => None,
     };
     let context = Context::new(layout.base + program.entry, image.stack_pointer);
@@ -186,17 +193,20 @@ fn withhold(
     memory: &mut Memory,
     top: u64,
     vdso: u64,
-    invoke: Option<u64>,
+    held: Held,
     random: [u8; 16],
 ) -> Result<Places, Errno> {
-    let places = Places { id: if invoke.is_some() { top } else { 0 }, random: top + PAGE_BYTES };
-    if let Some(invoke) = invoke {
+    let places =
+        Places { id: if held.invoke.is_some() { top } else { 0 }, random: top + PAGE_BYTES };
+    if let Some(invoke) = held.invoke {
         memory.write(places.id, &digits(invoke))?;
         memory.withhold(places.id, Withheld::Outside);
     }
     memory.write(places.random, &random)?;
     memory.withhold(places.random, Withheld::Random);
-    memory.withhold(vdso - PAGE_BYTES, Withheld::Outside);
+    if held.has_clock {
+        memory.withhold(vdso - PAGE_BYTES, Withheld::Outside);
+    }
     Ok(places)
 }
 
@@ -222,7 +232,7 @@ fn map_segment(
     let range =
         Range { start: first, end: (start + segment.memory_bytes).next_multiple_of(PAGE_BYTES) };
     let access = segment.access;
-    memory.map(range, Area { access, kind: Kind::Image, is_wiped_on_fork: false })?;
+    memory.map(range, Area { access, kind: Kind::Image, at_fork: AtFork::Copied })?;
     let file_end = start + segment.file_bytes;
     let mut page = first;
     while page < file_end {

@@ -8,13 +8,13 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::exec::{self, Arguments};
+use super::exec::{self, Arguments, Held};
 use super::scheduler::Scheduler;
 use super::task::{CallState, State};
 use super::timer::Receiver;
 use super::{
-    Call, Ending, Gate, MissingCalls, Notice, Process, Rewind, Schedule, Task, Timers, Usage,
-    robust,
+    Call, Ending, Gate, MissingCalls, Notice, Process, Rewind, Schedule, Task, Timers, Until,
+    Usage, robust,
 };
 use crate::errno::Errno;
 use crate::file::{Descriptors, OpenFile};
@@ -107,6 +107,8 @@ pub struct Start {
 /// What a process that is to be rewound is started with besides.
 #[derive(Debug)]
 pub struct Rewinds {
+    /// What brings it to its point.
+    pub until: Until,
     /// Opened when it has passed its point.
     pub gate: Gate,
     /// The request's id, if the program is to see it.
@@ -197,7 +199,10 @@ impl Processes {
             path: &start.path,
             arguments: &start.arguments,
             environment: &start.environment,
-            held: start.rewinds.as_ref().map(|rewinds| rewinds.invoke),
+            held: start.rewinds.as_ref().map(|rewinds| Held {
+                invoke: rewinds.invoke,
+                has_clock: rewinds.until == Until::Look,
+            }),
         };
         let Some(vdso) = &self.system.vdso else { return Err(String::new()) };
         let loaded = exec::load(&file, start.account, &arguments, &self.system.world, vdso)?;
@@ -221,7 +226,7 @@ impl Processes {
             has_overflowed: false,
             missing: MissingCalls::default(),
             rewind: match (start.rewinds, loaded.places) {
-                (Some(rewinds), Some(places)) => Rewind::Ahead(rewinds.gate, places),
+                (Some(it), Some(places)) => Rewind::Ahead(it.until, it.gate, places),
                 _ => Rewind::Never,
             },
         };

@@ -15,7 +15,7 @@ use crate::filesystem::image::{Archive, Builder, Data, Kind as FileKind, Node};
 use crate::filesystem::tree::{self, Tree};
 use crate::identity::ProcessId;
 use crate::memory::Account;
-use crate::process::{Fresh, Notice, Processes, Rewinds, Start};
+use crate::process::{Fresh, Notice, Processes, Rewinds, Start, Until};
 use crate::program_io::{News, ProgramIo};
 use crate::socket::Network;
 use crate::world::World;
@@ -87,7 +87,11 @@ impl Fixture {
                 arguments: vec![b"bootstrap".to_vec()],
                 environment: vec![b"A=B".to_vec()],
                 stdio: io.files(),
-                rewinds: Some(Rewinds { gate: Rc::clone(io.gate()), invoke: Some(7) }),
+                rewinds: Some(Rewinds {
+                    until: Until::Look,
+                    gate: Rc::clone(io.gate()),
+                    invoke: Some(7),
+                }),
             })
             .unwrap();
         Self { processes, process, account, io, network }
