@@ -339,7 +339,8 @@ impl Interior {
         self.containers.retain(|other| other.id != container);
     }
 
-    /// An invoke is over: a container that lives on becomes idle, another one ends.
+    /// An invoke is over: a container that can serve another one becomes idle, another one ends.
+    /// One of contract `program` always can: its process is put back, or a new one started.
     pub(super) fn finish(
         &mut self,
         vm: VmId,
@@ -350,7 +351,9 @@ impl Interior {
     ) {
         let found = self.containers.iter_mut().find(|other| other.id == container);
         match (found, lives_on) {
-            (Some(found), LivesOn::Yes) if found.facts.contract == Contract::Stream => {
+            (Some(found), lives_on)
+                if lives_on == LivesOn::Yes || found.facts.contract == Contract::Program =>
+            {
                 found.state = ContainerState::Idle { since_nanos: now };
             }
             _ => self.release(vm, container, effects),

@@ -1,1 +1,3 @@
 //! The whole kernel on the host.
+
+mod rewind;

@@ -15,12 +15,13 @@ use machine::frame::Frame;
 use machine::paging::Backing;
 use machine::user::{Context, area_bytes};
 
+use super::rewind::{Places, digits};
 use super::stack::{self, Contents, key};
 use crate::elf::{self, Program, Segment};
 use crate::errno::Errno;
 use crate::file::stat::kind;
 use crate::file::{FilePage, OpenFile};
-use crate::memory::{Access, Account, Area, Kind, Memory, PAGE, Range, Sink};
+use crate::memory::{Access, Account, Area, AtFork, Kind, Memory, PAGE, Range, Sink, Withheld};
 use crate::signal::frame::stack_bytes;
 use crate::vdso::Vdso;
 use crate::world::World;
@@ -38,6 +39,10 @@ const STACK_EAGER_BYTES: u64 = 3 * PAGE_BYTES;
 const ZERO_EAGER_BYTES: u64 = 4 * PAGE_BYTES;
 /// Where static-pie programs are loaded from, as on Linux two thirds up the user half.
 const PIE_BASE: u64 = 0x5555_5555_4000;
+/// The variable a program finds its request's id in, in front of the id's page.
+const ID_NAME: &[u8] = b"PILOTLIGHT_INVOKE_ID=";
+/// The id's page and that of the random bytes.
+const HELD_BYTES: u64 = 2 * PAGE_BYTES;
 /// Random bits of page-granular addresses: the stack's, a static-pie's, the heap's gap.
 const STACK_RANDOM_BITS: u32 = 22;
 const PIE_RANDOM_BITS: u32 = 28;
@@ -52,6 +57,18 @@ pub struct Arguments<'a> {
     pub arguments: &'a [Vec<u8>],
     /// `NAME=VALUE` entries.
     pub environment: &'a [Vec<u8>],
+    /// The process is to be rewound: what differs from request to request lies in pages of its own
+    /// and is withheld.
+    pub held: Option<Held>,
+}
+
+/// What is withheld from a process that is to be rewound, besides random bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Its request's id, if it is to see one.
+    pub invoke: Option<u64>,
+    /// The clock.
+    pub has_clock: bool,
 }
 
 /// A program ready to run.
@@ -61,6 +78,8 @@ pub struct Loaded {
     pub memory: Memory,
     /// Its first registers.
     pub context: Context,
+    /// Where what is withheld lies.
+    pub places: Option<Places>,
 }
 
 /// Addresses chosen for one start.
@@ -135,9 +154,10 @@ fn map(
     let end = (layout.base + program.end()).next_multiple_of(PAGE_BYTES);
     memory.set_heap(end + layout.heap_gap);
     let vdso_address = vdso.map(&mut memory)?;
-    let stack = Range { start: floor, end: layout.stack_top };
+    let held_bytes = if arguments.held.is_some() { HELD_BYTES } else { 0 };
+    let stack = Range { start: floor, end: layout.stack_top + held_bytes };
     let access = Access { is_executable: program.has_executable_stack, ..Access::READ_WRITE };
-    memory.map(stack, Area { access, kind: Kind::Stack, is_wiped_on_fork: false })?;
+    memory.map(stack, Area { access, kind: Kind::Stack, at_fork: AtFork::Copied })?;
     let auxiliary = auxiliary(program, layout.base, vdso_address);
     let mut random = [0; 16];
     world.random(&mut random);
@@ -147,6 +167,10 @@ fn map(
         environment: arguments.environment,
         random,
         auxiliary: &auxiliary,
+        held: arguments.held.map(|held| stack::Held {
+            name: if held.invoke.is_some() { ID_NAME } else { b"" },
+            random: layout.stack_top + PAGE_BYTES,
+        }),
     };
     let image = stack::build(layout.stack_top, &contents).ok_or(Errno::TOOBIG)?;
     if image.bytes.len() as u64 > ARGUMENT_BYTES_MAX {
@@ -155,8 +179,35 @@ fn map(
     let eager = (image.stack_pointer - STACK_EAGER_BYTES) & !(PAGE_BYTES - 1);
     memory.populate(Range { start: eager, end: layout.stack_top })?;
     memory.write(image.stack_pointer, &image.bytes)?;
+    let places = match arguments.held {
+        Some(held) => Some(withhold(&mut memory, layout.stack_top, vdso_address, held, random)?),
+        None => None,
+    };
     let context = Context::new(layout.base + program.entry, image.stack_pointer);
-    Ok(Loaded { memory, context })
+    Ok(Loaded { memory, context, places })
+}
+
+/// Lays what differs from request to request into the pages above the stack and withholds it, and
+/// the clock page in front of the vDSO with it.
+fn withhold(
+    memory: &mut Memory,
+    top: u64,
+    vdso: u64,
+    held: Held,
+    random: [u8; 16],
+) -> Result<Places, Errno> {
+    let places =
+        Places { id: if held.invoke.is_some() { top } else { 0 }, random: top + PAGE_BYTES };
+    if let Some(invoke) = held.invoke {
+        memory.write(places.id, &digits(invoke))?;
+        memory.withhold(places.id, Withheld::Outside);
+    }
+    memory.write(places.random, &random)?;
+    memory.withhold(places.random, Withheld::Random);
+    if held.has_clock {
+        memory.withhold(vdso - PAGE_BYTES, Withheld::Outside);
+    }
+    Ok(places)
 }
 
 fn choose(program: &Program, world: &World) -> Layout {
@@ -166,7 +217,7 @@ fn choose(program: &Program, world: &World) -> Layout {
         (u64::from_le_bytes(bytes) >> (64 - bits)) * PAGE_BYTES
     };
     let base = if program.is_fixed { 0 } else { PIE_BASE + pages(PIE_RANDOM_BITS) };
-    let top = USER_END - pages(STACK_RANDOM_BITS) - PAGE_BYTES;
+    let top = USER_END - pages(STACK_RANDOM_BITS) - PAGE_BYTES - HELD_BYTES;
     Layout { base, stack_top: top & !(PAGE_BYTES - 1), heap_gap: pages(HEAP_RANDOM_BITS) }
 }
 
@@ -181,7 +232,7 @@ fn map_segment(
     let range =
         Range { start: first, end: (start + segment.memory_bytes).next_multiple_of(PAGE_BYTES) };
     let access = segment.access;
-    memory.map(range, Area { access, kind: Kind::Image, is_wiped_on_fork: false })?;
+    memory.map(range, Area { access, kind: Kind::Image, at_fork: AtFork::Copied })?;
     let file_end = start + segment.file_bytes;
     let mut page = first;
     while page < file_end {
