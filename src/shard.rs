@@ -307,6 +307,7 @@ impl Engine {
                 self.reply(reply_to, clients);
             }
             Letter::Report(Report::Refused { client, request, code, message }) => {
+                self.stored(client, request);
                 if let Some(client) = clients.find_number(client) {
                     let _ = client.connection.error(request, code, &message);
                 }
@@ -325,8 +326,9 @@ impl Engine {
         }
     }
 
-    fn reply(&self, reply_to: Option<crate::librarian::Reply>, clients: &mut Clients) {
+    fn reply(&mut self, reply_to: Option<crate::librarian::Reply>, clients: &mut Clients) {
         let Some(reply) = reply_to else { return };
+        self.stored(reply.client, reply.request);
         if let Some(client) = clients.find_number(reply.client) {
             let _ = client.connection.reply(reply.request, reply.json.as_bytes());
         }

@@ -19,7 +19,7 @@ use super::catalog::{Catalog, Package};
 use super::clients::ClientId;
 use super::logging::Logging;
 use super::neighbour::{Forwarded, Neighbour};
-use super::requests::Deploying;
+use super::requests::{Deploying, Storing};
 use super::status::{Gathering, NodeFacts};
 use super::vms::{Vm, Vms};
 use super::{Letter, moment};
@@ -72,6 +72,8 @@ pub(super) struct Running {
     pub(super) log: Option<InvokeLog>,
     pub(super) response_bytes: u64,
     pub(super) is_too_large: bool,
+    /// Its body cannot be held until it has a VM.
+    pub(super) is_overfull: bool,
     /// Its logging service's name is being looked up; the pool has not heard of it.
     pub(super) is_resolving: bool,
     pub(super) marks: Marks,
@@ -104,6 +106,7 @@ pub(super) struct Engine {
     pub(super) held: Vec<Held>,
     pub(super) deploying: HashMap<u64, Deploying>,
     pub(super) next_deploy: u64,
+    pub(super) storing: Vec<Storing>,
     pub(super) metrics: ShardMetrics,
     pub(super) node_key: Arc<NodeKey>,
     pub(super) no_logging: Rc<Logging>,
@@ -163,6 +166,7 @@ impl Engine {
             held: Vec::new(),
             deploying: HashMap::new(),
             next_deploy: 1,
+            storing: Vec::new(),
             metrics: ShardMetrics::default(),
             node_key: parts.node_key,
             no_logging: Rc::new(Logging::none()),
