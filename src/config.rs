@@ -30,6 +30,8 @@ pub const ARGUMENTS_MAX: usize = 1024;
 pub const CONTAINERS_PER_VM_MAX: u32 = 64;
 /// VMs one shard may hold: slots are searched in a row on the way to a new VM.
 pub const VMS_PER_SHARD_MAX: u32 = 4096;
+/// Longest a guest may poll, microseconds.
+pub const POLL_MICROS_MAX: u32 = 50;
 /// Shards a node may have: each has a segment in the index all of them read.
 pub const SHARDS_MAX: usize = 64;
 /// Longest time a function may run: as AWS Lambda, 15 minutes.
@@ -142,10 +144,12 @@ pub struct Vm {
     pub ram_mib: u32,
     /// Of it, what the guest kernel keeps for itself, MiB: heap, page tables, sockets.
     pub kernel_mib: u32,
-    /// How long an idle guest polls its rings before it halts, microseconds. A doorbell costs
-    /// about 30, more polling than that burns a core for little.
+    /// How long an idle guest polls its rings at most before it halts, microseconds; less where that
+    /// rarely helps, not at all while more guests are at work than there are cores for. A doorbell
+    /// costs about 30, more polling than that burns a core for little.
     pub poll_micros: u32,
-    /// A shard without work for this long sleeps, microseconds.
+    /// A shard without work for this long sleeps, microseconds; sooner where polling rarely helps,
+    /// at once where its core is a guest's too.
     pub shard_poll_micros: u32,
 }
 
@@ -360,6 +364,7 @@ impl Config {
         let ram_max = mib(layout::RAM_BYTES_MAX);
         between("vm.ram_mib", self.vm.ram_mib, mib(layout::RAM_BYTES_MIN), ram_max)?;
         between("vm.kernel_mib", self.vm.kernel_mib, 16, self.vm.ram_mib - 1)?;
+        between("vm.poll_micros", self.vm.poll_micros, 0, POLL_MICROS_MAX)?;
         let memory_mib_max = self.memory_mib_max();
         self.requests.check(memory_mib_max)
     }

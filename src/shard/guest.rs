@@ -139,6 +139,7 @@ impl Engine {
             }
             GuestFrame::Outcome { container, invoke, outcome } => {
                 let invoke = InvokeId(invoke);
+                side.worked_nanos = now;
                 self.taken.push(Event::OutcomeArrived { vm, invoke, status: outcome.status });
                 if self.owner_of(invoke) != Some(vm) {
                     // Answered before, or never its own; the pool knows which.
