@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::invoke::Nanos;
 
+mod requests;
+
+pub use requests::Requests;
+
 const MIB: u64 = 1 << 20;
 
 /// Bytes of a request's body and of a response: what AWS Lambda allows for synchronous invokes.
@@ -26,6 +30,8 @@ pub const ARGUMENTS_MAX: usize = 1024;
 pub const CONTAINERS_PER_VM_MAX: u32 = 64;
 /// VMs one shard may hold: slots are searched in a row on the way to a new VM.
 pub const VMS_PER_SHARD_MAX: u32 = 4096;
+/// Longest a guest may poll, microseconds.
+pub const POLL_MICROS_MAX: u32 = 50;
 /// Shards a node may have: each has a segment in the index all of them read.
 pub const SHARDS_MAX: usize = 64;
 /// Longest time a function may run: as AWS Lambda, 15 minutes.
@@ -138,35 +144,13 @@ pub struct Vm {
     pub ram_mib: u32,
     /// Of it, what the guest kernel keeps for itself, MiB: heap, page tables, sockets.
     pub kernel_mib: u32,
-    /// How long an idle guest polls its rings before it halts, microseconds. A doorbell costs
-    /// about 30, more polling than that burns a core for little.
+    /// How long an idle guest polls its rings at most before it halts, microseconds; less where that
+    /// rarely helps, not at all while more guests are at work than there are cores for. A doorbell
+    /// costs about 30, more polling than that burns a core for little.
     pub poll_micros: u32,
-    /// A shard without work for this long sleeps, microseconds.
+    /// A shard without work for this long sleeps, microseconds; sooner where polling rarely helps,
+    /// at once where its core is a guest's too.
     pub shard_poll_micros: u32,
-}
-
-/// What one request may be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Requests {
-    /// Bytes of a body.
-    pub body_bytes_max: u64,
-    /// Bytes of a response.
-    pub response_bytes_max: u64,
-    /// Bytes of a package. It has to fit the image window beside the root image.
-    pub package_bytes_max: u64,
-    /// Client connections of one shard.
-    pub connections_max: u32,
-    /// Of those, clients that use shared memory: 1 MiB each.
-    pub shared_connections_max: u32,
-    /// Requests one connection may have open.
-    pub pipeline_max: u32,
-    /// Memory of a function that does not say, MiB.
-    pub memory_mib_default: u32,
-    /// Timeout of a function that does not say, milliseconds.
-    pub timeout_millis_default: u64,
-    /// Functions one user may have deployed.
-    pub functions_per_user_max: u32,
 }
 
 /// Delivery of logs.
@@ -253,22 +237,6 @@ impl Default for Pools {
 impl Default for Vm {
     fn default() -> Self {
         Self { ram_mib: 512, kernel_mib: 64, poll_micros: 50, shard_poll_micros: 1_000 }
-    }
-}
-
-impl Default for Requests {
-    fn default() -> Self {
-        Self {
-            body_bytes_max: BODY_BYTES_MAX,
-            response_bytes_max: BODY_BYTES_MAX,
-            package_bytes_max: 256 * MIB,
-            connections_max: 1024,
-            shared_connections_max: 64,
-            pipeline_max: 256,
-            memory_mib_default: 128,
-            timeout_millis_default: 3_000,
-            functions_per_user_max: 1024,
-        }
     }
 }
 
@@ -396,17 +364,9 @@ impl Config {
         let ram_max = mib(layout::RAM_BYTES_MAX);
         between("vm.ram_mib", self.vm.ram_mib, mib(layout::RAM_BYTES_MIN), ram_max)?;
         between("vm.kernel_mib", self.vm.kernel_mib, 16, self.vm.ram_mib - 1)?;
+        between("vm.poll_micros", self.vm.poll_micros, 0, POLL_MICROS_MAX)?;
         let memory_mib_max = self.memory_mib_max();
-        let requests = &self.requests;
-        between("requests.memory_mib_default", requests.memory_mib_default, 1, memory_mib_max)?;
-        between("requests.body_bytes_max", requests.body_bytes_max, 1, BODY_BYTES_MAX)?;
-        between("requests.response_bytes_max", requests.response_bytes_max, 1, BODY_BYTES_MAX)?;
-        let window = layout::WINDOW_BYTES;
-        between("requests.package_bytes_max", requests.package_bytes_max, 1, window)?;
-        between("requests.connections_max", requests.connections_max, 1, 1 << 16)?;
-        let shared = requests.shared_connections_max;
-        between("requests.shared_connections_max", shared, 0, 1 << 16)?;
-        between("requests.pipeline_max", requests.pipeline_max, 1, 1 << 16)
+        self.requests.check(memory_mib_max)
     }
 
     fn check_times(&self) -> Result<(), ConfigError> {

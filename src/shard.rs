@@ -5,8 +5,8 @@
 //!  └───────────── nothing for a while: park ◄────────────────┘   guests and clients ring
 //! ```
 //! One long-lived task of one pinned executor. While there is work it polls: sockets by receives
-//! that do not wait, rings by reading their indexes. After [`Config::shard_poll_nanos`] without
-//! work it says to every guest that it sleeps, looks once more, and waits for the doorbell all of
+//! that do not wait, rings by reading their indexes. Without work for as long as that is worth
+//! it ([`polls`], at most [`Config::shard_poll_nanos`]) it says to every guest that it sleeps, looks once more, and waits for the doorbell all of
 //! them share, for a client, or for time.
 //!
 //! The shard owns all it touches and shares none of it; what blocks is done by the keeper and the
@@ -18,6 +18,7 @@ mod wire;
 mod neighbour;
 mod logging;
 mod vms;
+mod polls;
 mod engine;
 mod guest;
 mod requests;
@@ -113,7 +114,6 @@ pub(crate) struct Shard {
     scratch: Scratch,
     inbox: Arc<Inbox<Letter>>,
     wake: Rc<Signal>,
-    poll_nanos: Nanos,
 }
 
 impl Shard {
@@ -124,7 +124,6 @@ impl Shard {
         let seed = setting.first_invoke ^ monotonic_nanos();
         let relay = Relay::new(limits, monotonic_nanos, seed, Rc::clone(&wake));
         let clients_max = setting.config.requests.connections_max as usize;
-        let poll_nanos = setting.config.shard_poll_nanos();
         let mut clients = Clients::new(clients_max, Rc::clone(&wake));
         for end in setting.passages {
             clients.adopt_passage(end, Connection::between_shards(&setting.config));
@@ -150,7 +149,7 @@ impl Shard {
         for function in setting.functions {
             engine.catalog.put(function);
         }
-        Self { engine, clients, scratch: Scratch::new(), inbox, wake, poll_nanos }
+        Self { engine, clients, scratch: Scratch::new(), inbox, wake }
     }
 
     /// Serves until told to stop and everything is answered.
@@ -170,21 +169,18 @@ impl Shard {
                 glommio::timer::sleep(HEARTBEAT).await;
             }
         });
-        let mut busy_nanos = monotonic_nanos();
-        let mut yielded_nanos = busy_nanos;
-        self.engine.drive(Event::Tick, busy_nanos, None);
+        let mut yielded_nanos = monotonic_nanos();
+        self.engine.drive(Event::Tick, yielded_nanos, None);
         loop {
             let now = monotonic_nanos();
-            if self.turn(now) {
-                busy_nanos = now;
-            }
+            let has_worked = self.turn(now);
             if self.engine.pool.is_stopped() && !self.has_unsent() {
                 break;
             }
-            if now.saturating_sub(busy_nanos) > self.poll_nanos && !self.engine.is_placing() {
+            if self.engine.is_rest_due(has_worked, now) {
                 self.park(now).await;
-                busy_nanos = monotonic_nanos();
-                yielded_nanos = busy_nanos;
+                yielded_nanos = monotonic_nanos();
+                self.engine.polls.woke(yielded_nanos);
             } else if now.saturating_sub(yielded_nanos) > yield_nanos() {
                 self.engine.metrics.step_asides += 1;
                 step_aside().await;
@@ -311,6 +307,7 @@ impl Engine {
                 self.reply(reply_to, clients);
             }
             Letter::Report(Report::Refused { client, request, code, message }) => {
+                self.stored(client, request);
                 if let Some(client) = clients.find_number(client) {
                     let _ = client.connection.error(request, code, &message);
                 }
@@ -329,8 +326,9 @@ impl Engine {
         }
     }
 
-    fn reply(&self, reply_to: Option<crate::librarian::Reply>, clients: &mut Clients) {
+    fn reply(&mut self, reply_to: Option<crate::librarian::Reply>, clients: &mut Clients) {
         let Some(reply) = reply_to else { return };
+        self.stored(reply.client, reply.request);
         if let Some(client) = clients.find_number(reply.client) {
             let _ = client.connection.reply(reply.request, reply.json.as_bytes());
         }

@@ -18,6 +18,9 @@ use crate::socket::Connection;
 /// A busy shard still polls a client this long after it last spoke.
 const QUIET_AFTER_NANOS: Nanos = 100_000_000;
 
+/// Bytes that may always wait for a client: a few frames.
+const SHARE_BYTES_MIN: u64 = 256 * 1024;
+
 /// Names a client for as long as it is there; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ClientId(u64);
@@ -131,6 +134,26 @@ impl Clients {
     /// Polls every client again, because the shard is awake.
     pub(super) fn poll_all(&mut self) {
         self.list.iter_mut().for_each(|client| client.wire.poll());
+    }
+
+    /// Those that are sent nothing more until they have read: one for which too much waits, or, when
+    /// much waits for all of them, more than its share of half of `bytes_max`.
+    pub(super) fn congested(&self, bytes_max: u64) -> impl Iterator<Item = ClientId> {
+        let waiting = |client: &Client| client.connection.output_memory() as u64;
+        let all: u64 = self.list.iter().map(waiting).sum();
+        let half = bytes_max / 2;
+        let share = match all <= half {
+            true => u64::MAX,
+            false => {
+                let many = self.list.iter().filter(|client| waiting(client) > SHARE_BYTES_MIN);
+                (half / (many.count() as u64).max(1)).max(SHARE_BYTES_MIN)
+            }
+        };
+        let congested = self
+            .list
+            .iter()
+            .filter(move |client| client.connection.is_congested() || waiting(client) > share);
+        congested.map(|client| client.id)
     }
 
     /// How many are in shared memory.

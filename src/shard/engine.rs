@@ -19,7 +19,8 @@ use super::catalog::{Catalog, Package};
 use super::clients::ClientId;
 use super::logging::Logging;
 use super::neighbour::{Forwarded, Neighbour};
-use super::requests::Deploying;
+use super::polls::Polls;
+use super::requests::{Deploying, Storing};
 use super::status::{Gathering, NodeFacts};
 use super::vms::{Vm, Vms};
 use super::{Letter, moment};
@@ -72,6 +73,8 @@ pub(super) struct Running {
     pub(super) log: Option<InvokeLog>,
     pub(super) response_bytes: u64,
     pub(super) is_too_large: bool,
+    /// Its body cannot be held until it has a VM.
+    pub(super) is_overfull: bool,
     /// Its logging service's name is being looked up; the pool has not heard of it.
     pub(super) is_resolving: bool,
     pub(super) marks: Marks,
@@ -104,6 +107,7 @@ pub(super) struct Engine {
     pub(super) held: Vec<Held>,
     pub(super) deploying: HashMap<u64, Deploying>,
     pub(super) next_deploy: u64,
+    pub(super) storing: Vec<Storing>,
     pub(super) metrics: ShardMetrics,
     pub(super) node_key: Arc<NodeKey>,
     pub(super) no_logging: Rc<Logging>,
@@ -123,6 +127,7 @@ pub(super) struct Engine {
     keeper: Keeper,
     publisher: Publisher,
     effects: Vec<Effect>,
+    pub(super) polls: Polls,
     /// The container made last, and when: the invoke it is for follows.
     acquired: Option<(VmId, ContainerId, Nanos)>,
     /// What guests said while their VM was being served.
@@ -153,6 +158,7 @@ pub(super) struct Parts {
 impl Engine {
     pub(super) fn new(parts: Parts) -> Self {
         let allowed = parts.config.egress.allow.iter().copied().collect();
+        let polls = polls(&parts);
         Self {
             config: parts.config,
             pool: parts.pool,
@@ -163,6 +169,7 @@ impl Engine {
             held: Vec::new(),
             deploying: HashMap::new(),
             next_deploy: 1,
+            storing: Vec::new(),
             metrics: ShardMetrics::default(),
             node_key: parts.node_key,
             no_logging: Rc::new(Logging::none()),
@@ -181,6 +188,7 @@ impl Engine {
             keeper: parts.keeper,
             publisher: parts.publisher,
             effects: Vec::new(),
+            polls,
             acquired: None,
             taken: Vec::new(),
             waiting_loads: Vec::new(),
@@ -308,6 +316,7 @@ impl Engine {
         let function = &running.entry.function;
         running.vm = Some(vm);
         running.marks.dispatched = sending;
+        self.polls.sent(&mut entry.side, &entry.link, sending);
         if running.room == Room::None {
             running.room = Room::Active;
         }
@@ -323,6 +332,7 @@ impl Engine {
             _ => (waiting.as_slice(), running.body_ended),
         };
         let sent = entry.link.invoke(container.0, invoke.0, running.deadline_nanos, body, ended);
+        self.polls.count_guests(&mut self.vms, sending);
         sent.err().map(|_| Event::VmFault { vm, blame: Blame::Guest })
     }
 
@@ -402,10 +412,11 @@ impl Engine {
             return self.drive(Event::SpawnFailed { vm: id }, now, None);
         };
         let link = Link::new(cell.region.clone(), doorbell);
-        link.set_poll_nanos(self.config.poll_nanos());
+        let polling = self.polls.of_guest();
+        link.set_poll_nanos(polling.limit());
         let limits = crate::egress::Limits::from(&self.config.egress);
         let egress = Egress::new(limits, Rc::clone(&self.wake));
-        self.vms.insert(Box::new(Vm::new(id, cell, link, egress)));
+        self.vms.insert(Box::new(Vm::new(id, cell, link, egress, polling)));
         self.drive(Event::SpawnDone { vm: id }, now, None);
     }
 
@@ -430,6 +441,16 @@ impl Engine {
             self.keeper.wish(Wish::Bury(Box::new((link, cell))));
         }
     }
+}
+
+/// How a shard of these parts polls.
+fn polls(parts: &Parts) -> Polls {
+    let (shards, guests) = parts.facts.cores();
+    // A shard that polled on a guest's core would be in its way for milliseconds.
+    let is_alone = shards.get(usize::from(parts.shard)).is_some_and(|core| !guests.contains(core));
+    let max = if is_alone { parts.config.shard_poll_nanos() } else { 0 };
+    let guest_cores = (guests.len() / shards.len().max(1)).max(1);
+    Polls::new(max, parts.config.poll_nanos(), guest_cores)
 }
 
 /// The delivery of a service's log, as the protocol wants it.

@@ -27,8 +27,8 @@ impl Engine {
         now: Nanos,
     ) -> bool {
         let mut moved = false;
-        let congested = clients.iter_mut().filter(|client| client.connection.is_congested());
-        let congested: Vec<_> = congested.map(|client| client.id).collect();
+        let output_bytes_max = self.config.requests.output_bytes_max;
+        let congested: Vec<_> = clients.congested(output_bytes_max).collect();
         for place in 0..self.vms.places() {
             // Out of its place while its frames are taken: they may touch everything else.
             let Some(mut vm) = self.vms.take(place) else { continue };
@@ -139,6 +139,7 @@ impl Engine {
             }
             GuestFrame::Outcome { container, invoke, outcome } => {
                 let invoke = InvokeId(invoke);
+                side.worked_nanos = now;
                 self.taken.push(Event::OutcomeArrived { vm, invoke, status: outcome.status });
                 if self.owner_of(invoke) != Some(vm) {
                     // Answered before, or never its own; the pool knows which.

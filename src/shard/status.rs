@@ -39,6 +39,13 @@ impl NodeFacts {
     }
 }
 
+impl NodeFacts {
+    /// The shards' cores and the guests'.
+    pub(super) fn cores(&self) -> (&[u32], &[u32]) {
+        (&self.shards, &self.guests)
+    }
+}
+
 /// Stable name of a flavour.
 pub(crate) fn flavour_name(flavour: Flavour) -> &'static str {
     match flavour {
@@ -60,6 +67,8 @@ pub(crate) struct Part {
     census: Census,
     metrics: metrics::Snapshot,
     vms: Vec<Value>,
+    /// The shard's number and how it polls.
+    polling: Vec<(u16, Value)>,
 }
 
 /// A status whose parts are being collected.
@@ -126,7 +135,8 @@ impl Engine {
         metrics.doorbells += self.vms.iter_mut().map(|vm| vm.link.rings()).sum::<u64>();
         metrics.log_dropped = self.relay.dropped();
         let (census, vms) = (self.pool.census(), self.describe_vms());
-        Part { census, metrics: metrics.snapshot(), vms }
+        let polling = vec![(self.shard, self.polls.describe())];
+        Part { census, metrics: metrics.snapshot(), vms, polling }
     }
 
     /// The status as JSON; `docs/status.md` lists its keys.
@@ -137,6 +147,7 @@ impl Engine {
             whole.census += part.census;
             whole.metrics.merge(&part.metrics);
             whole.vms.extend(part.vms);
+            whole.polling.extend(part.polling);
         }
         let report = whole.metrics.report();
         let facts = &self.facts;
@@ -146,7 +157,7 @@ impl Engine {
             "isolation": isolation_name(facts.flavour),
             "cgroups": facts.cgroups,
             "snapshot_bytes": facts.snapshot_bytes,
-            "shards": facts.shards.iter().map(|core| json!({ "core": core })).collect::<Vec<_>>(),
+            "shards": describe_shards(&facts.shards, whole.polling),
             "guest_cores": facts.guests,
             "functions": self.catalog.count(),
             "pools": whole.census,
@@ -177,6 +188,15 @@ impl Engine {
         });
         described.collect()
     }
+}
+
+/// Each shard's core and how it polls; one that had no time to answer has only a core.
+fn describe_shards(cores: &[u32], mut polling: Vec<(u16, Value)>) -> Vec<Value> {
+    let described = (0_u16..).zip(cores).map(|(shard, core)| {
+        let found = polling.iter_mut().find(|(of, _)| *of == shard);
+        json!({ "core": core, "polling": found.map(|(_, polling)| polling.take()) })
+    });
+    described.collect()
 }
 
 /// Missing system calls, the most wanted first.

@@ -8,10 +8,11 @@ use abi::frame::log::Line;
 
 use crate::cell::{Cell, OwnReply};
 use crate::egress::Egress;
-use crate::invoke::VmId;
+use crate::invoke::{Nanos, VmId};
 use crate::librarian::OpenPackage;
 use crate::link::{GuestFault, Link};
 use crate::log::{InvokeLog, Service};
+use crate::polling::Polling;
 use crate::pool::LoadId;
 
 /// Answered invokes of one VM whose late log records are still delivered; the oldest goes first.
@@ -38,6 +39,10 @@ pub(super) struct VmSide {
     pub(super) egress: Egress,
     /// Where its log goes; nowhere before it is assigned.
     pub(super) service: Service,
+    /// How long its guest polls.
+    pub(super) polling: Polling,
+    /// When it last was sent work or had done some; 0 before.
+    pub(super) worked_nanos: Nanos,
     /// It broke a rule: nothing it says is listened to any more.
     pub(super) is_faulty: bool,
     placing: Vec<Placing>,
@@ -62,12 +67,20 @@ impl VmSide {
 }
 
 impl Vm {
-    pub(super) fn new(id: VmId, cell: Box<Cell>, link: Link, egress: Egress) -> Self {
+    pub(super) fn new(
+        id: VmId,
+        cell: Box<Cell>,
+        link: Link,
+        egress: Egress,
+        polling: Polling,
+    ) -> Self {
         let side = VmSide {
             id,
             cell,
             egress,
             service: Service::none(),
+            polling,
+            worked_nanos: 0,
             is_faulty: false,
             placing: Vec::new(),
             late_logs: Vec::new(),

@@ -93,6 +93,12 @@ impl Connection {
         self.output.room()
     }
 
+    /// Bytes of memory held by answers that wait for the client.
+    #[must_use]
+    pub fn output_memory(&self) -> usize {
+        self.output.memory()
+    }
+
     /// Whether so much waits for the client that nothing more of it is taken.
     #[must_use]
     pub fn is_congested(&self) -> bool {
