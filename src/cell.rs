@@ -6,7 +6,8 @@
 //!  Infant    the same process as the keeper sees it: to be reaped, its group removed
 //! ```
 //! Everything here blocks for milliseconds (spawn, restore, exit), so it runs on the keeper's
-//! thread; only [`Cell::place`] and [`Cell::reply`] are for the shard, and they never wait.
+//! thread; only [`Cell::place`], [`Cell::reset`] and [`Cell::reply`] are for the shard, and they
+//! never wait.
 //! A VMM dies with the thread that spawned it (parent-death signal), so the keeper's thread lives
 //! as long as the node.
 
@@ -17,6 +18,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use abi::control::{self, Blame, Reply, Request, Restoring, Start};
@@ -26,6 +29,7 @@ use region::clock::ClockSample;
 use region::{Doorbell, Region, message, sealed};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::cgroup::{Cgroups, Group};
 use crate::embedded;
@@ -69,6 +73,23 @@ pub(crate) struct Nursery {
     clock: (u64, u64),
     cgroups: Cgroups,
     flavour: Flavour,
+    generations: Generations,
+}
+
+/// Gives each restore and each reset of a node a number of its own: by it a guest's `READY` is
+/// told from that of an earlier life, and programs may tell that they were copied.
+#[derive(Clone, Debug)]
+struct Generations(Arc<AtomicU64>);
+
+impl Generations {
+    fn new() -> Self {
+        Self(Arc::new(AtomicU64::new(1)))
+    }
+
+    fn next(&self) -> u64 {
+        // Relaxed: the number publishes nothing but itself.
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 impl Nursery {
@@ -101,6 +122,7 @@ impl Nursery {
             clock: (1 << 32, 0),
             cgroups: Cgroups::prepare(),
             flavour: Flavour::Stock,
+            generations: Generations::new(),
         };
         nursery.capture_base(&kernel)?;
         if let Some(rest) = CLOCK_BASELINE
@@ -142,7 +164,8 @@ impl Nursery {
     fn capture_base(&mut self, kernel: &[u8]) -> Result<(), String> {
         let kernel = sealed::frozen("pilotlight-kernel", kernel)
             .map_err(|error| format!("no memfd: {error}"))?;
-        let shared = SharedParts::new(0).map_err(|error| format!("no shared memory: {error}"))?;
+        let shared =
+            SharedParts::new(0, 0).map_err(|error| format!("no shared memory: {error}"))?;
         let nobody = Doorbell::new().map_err(|error| format!("no eventfd: {error}"))?;
         let (mut infant, control) = self.spawn_process(0)?;
         let start = self.start(false, 0, u32::MAX);
@@ -181,9 +204,11 @@ impl Nursery {
         vm: u64,
         node_doorbell: &Doorbell,
     ) -> Result<(Cell, Infant), String> {
-        let shared = SharedParts::new(vm).map_err(|error| format!("no shared memory: {error}"))?;
+        let generation = self.generations.next();
+        let shared = SharedParts::new(vm, generation)
+            .map_err(|error| format!("no shared memory: {error}"))?;
         let (mut infant, control) = self.spawn_process(vm)?;
-        let start = self.start(true, vm, self.core_of(vm));
+        let start = self.start(true, generation, self.core_of(vm));
         let outcome = self
             .send_start(&control, start, (&shared, node_doorbell), &[self.snapshot.as_fd()])
             .and_then(|()| await_reply(&control, &infant));
@@ -191,8 +216,17 @@ impl Nursery {
             Ok(OwnReply::Running { restore_nanos }) => {
                 let SharedParts { region, status, doorbell, .. } = shared;
                 let pid = infant.child.id();
-                let cell =
-                    Cell { control, region, status, doorbell, generation: vm, restore_nanos, pid };
+                let generations = self.generations.clone();
+                let cell = Cell {
+                    control,
+                    region,
+                    status,
+                    doorbell,
+                    generation,
+                    generations,
+                    restore_nanos,
+                    pid,
+                };
                 Ok((cell, infant))
             }
             other => {
@@ -305,21 +339,25 @@ struct SharedParts {
 
 impl SharedParts {
     /// Fresh ones; the region already holds what the guest takes when it wakes.
-    fn new(vm: u64) -> io::Result<Self> {
+    fn new(vm: u64, generation: u64) -> io::Result<Self> {
         use layout::region as offset;
         let region_memfd = sealed::shared("pilotlight-region", u64::from(offset::BYTES))?;
         let region = Region::map(&region_memfd, offset::BYTES, layout::REGION_GPA)?;
         let status_bytes = u32::try_from(control::status::BYTES).map_err(io::Error::other)?;
         let status_memfd = sealed::shared("pilotlight-status", control::status::BYTES)?;
         let status = Region::map(&status_memfd, status_bytes, layout::CLOCK_GPA)?;
-        let mut seed = [0; 32];
-        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
-        region.write(offset::SEED, &seed);
-        zeroize::Zeroize::zeroize(&mut seed);
-        region.store_u64(offset::GENERATION, vm);
+        region.write(offset::SEED, fresh_seed()?.as_ref());
+        region.store_u64(offset::GENERATION, generation);
         region.store_u64(offset::VM, vm);
         Ok(Self { region, region_memfd, status, status_memfd, doorbell: Doorbell::new()? })
     }
+}
+
+/// Entropy for a guest that wakes.
+fn fresh_seed() -> io::Result<Zeroizing<[u8; control::SEED_BYTES]>> {
+    let mut seed = Zeroizing::new([0; control::SEED_BYTES]);
+    rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty())?;
+    Ok(seed)
 }
 
 /// The file's bytes, or those the library carries.
@@ -409,8 +447,9 @@ pub(crate) struct Cell {
     pub(crate) status: Region,
     /// Rung for the guest.
     pub(crate) doorbell: Doorbell,
-    /// Number of this restore; the guest's first frame repeats it.
+    /// Number of its restore or last reset; the guest's first frame repeats it.
     pub(crate) generation: u64,
+    generations: Generations,
     /// What the restore took inside the VMM.
     pub(crate) restore_nanos: u64,
     /// The process.
@@ -428,6 +467,24 @@ impl Cell {
             .encode(&mut buffer)
             .map_err(|_| io::ErrorKind::InvalidInput)?;
         message::send(&self.control, &buffer[..length], &[package.as_fd()])
+    }
+
+    /// Asks the VMM to put its VM back to its snapshot, under a new generation and with a new
+    /// seed; [`Cell::reply`] brings the answer. Until then nobody may touch the region: the VMM
+    /// empties it.
+    ///
+    /// # Errors
+    /// The VMM is gone, or has not answered for very long; or the host has no entropy.
+    pub(crate) fn reset(&mut self, is_verified: bool) -> io::Result<()> {
+        self.generation = self.generations.next();
+        let (generation, seed) = (self.generation, *fresh_seed()?);
+        let mut buffer = Zeroizing::new([0; 64]);
+        let mut request = Request::Reset { generation, seed, is_verified };
+        let length = request.encode(&mut buffer[..]).map_err(|_| io::ErrorKind::InvalidInput)?;
+        if let Request::Reset { seed, .. } = &mut request {
+            seed.zeroize();
+        }
+        message::send(&self.control, &buffer[..length], &[])
     }
 
     /// What the VMM has said since, if anything; never waits.

@@ -172,6 +172,17 @@ impl Link {
         }
     }
 
+    /// Begins anew after the VM was reset: its region is all zeros in its rings again.
+    pub(crate) fn renew(&mut self) {
+        let region = &self.region;
+        self.invoke = Outlet::new(region, offset::INVOKE);
+        self.code = Outlet::new(region, offset::CODE);
+        self.stream_in = Outlet::new(region, offset::STREAM_IN);
+        self.outcome = Consumer::new(region.clone(), offset::OUTCOME);
+        self.log = Consumer::new(region.clone(), offset::LOG);
+        self.stream_out = Consumer::new(region.clone(), offset::STREAM_OUT);
+    }
+
     /// Gives the VM to a user: `message` is an encoded [`frame::invoke::Assign`].
     pub(crate) fn assign(&mut self, message: &[u8]) -> Result<(), GuestFault> {
         let header = Header { kind: frame::invoke::ASSIGN, flags: 0, channel: 0, id: 0 };

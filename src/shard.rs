@@ -21,6 +21,7 @@ mod vms;
 mod polls;
 mod engine;
 mod guest;
+mod resets;
 mod requests;
 mod answers;
 mod status;
@@ -220,6 +221,7 @@ impl Shard {
         for client in left {
             engine.abandon(client, now);
         }
+        moved |= engine.begin_resets(clients, scratch, now);
         moved
     }
 
@@ -236,7 +238,7 @@ impl Shard {
         let mut is_quiet = self.inbox.is_empty() && !self.clients.has_incoming();
         let mut neighbours = self.engine.neighbours.iter().flatten();
         is_quiet &= !neighbours.any(Neighbour::has_incoming);
-        for vm in self.engine.vms.iter_mut() {
+        for vm in self.engine.vms.iter_mut().filter(|vm| !vm.is_resetting()) {
             vm.link.set_sleeping(true);
             is_quiet &= vm.side.is_faulty || vm.link.is_quiet();
         }
@@ -250,7 +252,7 @@ impl Shard {
         }
         self.inbox.set_asleep(false);
         self.clients.poll_all();
-        for vm in self.engine.vms.iter_mut() {
+        for vm in self.engine.vms.iter_mut().filter(|vm| !vm.is_resetting()) {
             vm.link.set_sleeping(false);
         }
     }
@@ -286,8 +288,10 @@ impl Engine {
                 self.drive(Event::SpawnFailed { vm: VmId(vm) }, now, None);
             }
             Letter::News(News::Gone { vm, ending }) => {
-                self.drain_dead(VmId(vm), clients, scratch);
+                self.drain_log(VmId(vm), clients, scratch);
                 let blame = self.blame_of(VmId(vm), &ending);
+                let was_resetting = self.vms.find(VmId(vm)).is_some_and(|vm| vm.is_resetting());
+                self.metrics.resets_failed += u64::from(was_resetting);
                 self.drive(Event::VmGone { vm: VmId(vm), blame }, now, None);
                 self.deliver_answers(clients);
                 self.bury(VmId(vm));

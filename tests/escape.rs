@@ -6,6 +6,7 @@
 //! for it. `COUNT=100000` sets how many secrets are planted in all (default: a hundredth of that).
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stdout, reason = "a long run says how far it came")]
 
 mod support;
 

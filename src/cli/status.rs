@@ -20,10 +20,10 @@ pub(crate) struct Status {
 }
 
 /// States a VM goes through, in that order.
-const STATES: [&str; 5] = ["starting", "warm", "assigned", "invoking", "leaving"];
+const STATES: [&str; 6] = ["starting", "warm", "assigned", "invoking", "resetting", "leaving"];
 
 /// Stages of an invoke and what surrounds them, as people read them.
-const STAGES: [(&str, &str); 8] = [
+const STAGES: [(&str, &str); 9] = [
     ("total", "invoke, all of it"),
     ("accept", "  accept"),
     ("route", "  route"),
@@ -32,6 +32,7 @@ const STAGES: [(&str, &str); 8] = [
     ("run", "  run"),
     ("reply", "  reply"),
     ("restore", "restore of a VM"),
+    ("reset", "reset of a VM"),
 ];
 
 impl Status {

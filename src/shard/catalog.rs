@@ -47,6 +47,7 @@ impl Catalog {
             package,
             package_bytes: function.package_bytes,
             contract: function.contract,
+            freshness: function.freshness,
             memory_mib: function.memory_mib,
         };
         let before = self.names.insert((function.user, function.name), number);

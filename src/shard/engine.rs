@@ -26,7 +26,7 @@ use super::vms::{Vm, Vms};
 use super::{Letter, moment};
 use crate::config::Config;
 use crate::credential::NodeKey;
-use crate::egress::{Egress, Policy};
+use crate::egress::Policy;
 use crate::inbox::Inbox;
 use crate::invoke::{ContainerId, InvokeId, LogProtocol, Nanos, VmId};
 use crate::keeper::{Keeper, Wish};
@@ -36,7 +36,7 @@ use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{
-    Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool,
+    Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool, ResetId,
 };
 use crate::signal::Signal;
 use crate::socket::answer::Room;
@@ -133,6 +133,9 @@ pub(super) struct Engine {
     /// What guests said while their VM was being served.
     pub(super) taken: Vec<Event>,
     waiting_loads: Vec<WaitingLoad>,
+    /// Resets to ask for once this turn's answers are out.
+    pub(super) resets_due: Vec<(VmId, ResetId)>,
+    pub(super) resets_begun: u64,
     assign_buffer: Box<[u8]>,
     allowed: Rc<[std::net::SocketAddr]>,
 }
@@ -192,6 +195,8 @@ impl Engine {
             acquired: None,
             taken: Vec::new(),
             waiting_loads: Vec::new(),
+            resets_due: Vec::new(),
+            resets_begun: 0,
             assign_buffer: vec![0; abi::frame::invoke::MESSAGE_BYTES_MAX].into(),
             allowed,
         }
@@ -231,8 +236,13 @@ impl Engine {
             }
             Effect::Assign { vm, invoke, key } => {
                 self.metrics.assigns += 1;
+                self.running.get_mut(&invoke)?.room = Room::Warming;
                 return self.assign(vm, invoke, *key.digest());
             }
+            Effect::Reassign { vm, invoke, key } => {
+                return self.assign(vm, invoke, *key.digest());
+            }
+            Effect::Reset { vm, reset } => self.reset_due(vm, reset),
             Effect::Load { vm, package, load, place } => {
                 self.metrics.loads += 1;
                 return self.load(WaitingLoad { vm, package, load, place });
@@ -281,7 +291,6 @@ impl Engine {
 
     fn assign(&mut self, vm: VmId, invoke: InvokeId, key: [u8; 32]) -> Option<Event> {
         let running = self.running.get_mut(&invoke)?;
-        running.room = Room::Warming;
         running.marks.placed = moment();
         let (service, credential) = running.logging.to_assign();
         let buffer = &mut self.assign_buffer;
@@ -371,6 +380,14 @@ impl Engine {
                 Ok(()) => Some(Event::Loaded { vm, load }),
                 Err(_) => Some(Event::VmFault { vm, blame: Blame::Guest }),
             },
+            Place::Placed { offset } => {
+                let bytes = package.contents.len() as u64;
+                let window = Window { digest, offset, bytes };
+                match entry.link.load_window(load.0, window) {
+                    Ok(()) => Some(Event::Loaded { vm, load }),
+                    Err(_) => Some(Event::VmFault { vm, blame: Blame::Guest }),
+                }
+            }
             Place::Window { offset } => {
                 let bytes = package.contents.len() as u64;
                 match entry.place(load, package, Window { digest, offset, bytes }) {
@@ -379,6 +396,11 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// A VM is being reset: loads that wait for their package are not its any more.
+    pub(super) fn forget_waiting_loads(&mut self, vm: VmId) {
+        self.waiting_loads.retain(|waiting| waiting.vm != vm);
     }
 
     /// The librarian has verified a package, or could not.
@@ -414,8 +436,7 @@ impl Engine {
         let link = Link::new(cell.region.clone(), doorbell);
         let polling = self.polls.of_guest();
         link.set_poll_nanos(polling.limit());
-        let limits = crate::egress::Limits::from(&self.config.egress);
-        let egress = Egress::new(limits, Rc::clone(&self.wake));
+        let egress = self.new_egress();
         self.vms.insert(Box::new(Vm::new(id, cell, link, egress, polling)));
         self.drive(Event::SpawnDone { vm: id }, now, None);
     }

@@ -13,17 +13,35 @@ use crate::librarian::OpenPackage;
 use crate::link::{GuestFault, Link};
 use crate::log::{InvokeLog, Service};
 use crate::polling::Polling;
-use crate::pool::LoadId;
+use crate::pool::{LoadId, ResetId};
 
 /// Answered invokes of one VM whose late log records are still delivered; the oldest goes first.
 const LATE_LOGS_MAX: usize = 64;
 
 /// A package on its way into a VM's image window.
 struct Placing {
-    load: LoadId,
+    /// `None`: the VM is being reset, and nobody waits for it any more.
+    load: Option<LoadId>,
     window: Window,
     /// Kept until the VMM has mapped it.
     _package: Rc<OpenPackage>,
+}
+
+/// A reset the VMM was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Resetting {
+    reset: ResetId,
+    is_verified: bool,
+}
+
+/// What a VMM has done.
+pub(super) enum Done {
+    /// A package is in the window and its guest knows.
+    Placed(LoadId),
+    /// A package came for a guest that has been reset since.
+    Stale,
+    /// The VM is as its snapshot has it; its link is to be made anew.
+    Reset { reset: ResetId, dirty_pages: u32, reset_nanos: u64, is_verified: bool },
 }
 
 pub(super) struct Vm {
@@ -46,6 +64,8 @@ pub(super) struct VmSide {
     /// It broke a rule: nothing it says is listened to any more.
     pub(super) is_faulty: bool,
     placing: Vec<Placing>,
+    /// Its VMM was asked to reset it and has not answered: nobody may touch its region.
+    resetting: Option<Resetting>,
     late_logs: Vec<(u64, InvokeLog)>,
 }
 
@@ -83,6 +103,7 @@ impl Vm {
             worked_nanos: 0,
             is_faulty: false,
             placing: Vec::new(),
+            resetting: None,
             late_logs: Vec::new(),
         };
         Self { link, side }
@@ -99,37 +120,74 @@ impl Vm {
         window: Window,
     ) -> std::io::Result<()> {
         self.side.cell.place(&package.memfd, window.offset, window.bytes)?;
+        let load = Some(load);
         self.side.placing.push(Placing { load, window, _package: Rc::clone(package) });
         Ok(())
     }
 
-    /// Whether the VMM owes an answer.
+    /// Asks for the VM to be put back to its snapshot. What its guest logged must have been taken
+    /// before: its rings are emptied. Connections end with `egress`, which is replaced.
+    ///
+    /// # Errors
+    /// The VMM is gone.
+    pub(super) fn reset(
+        &mut self,
+        reset: ResetId,
+        is_verified: bool,
+        egress: Egress,
+    ) -> std::io::Result<()> {
+        self.side.cell.reset(is_verified)?;
+        self.side.placing.iter_mut().for_each(|placing| placing.load = None);
+        self.side.late_logs.clear();
+        self.side.egress = egress;
+        self.side.resetting = Some(Resetting { reset, is_verified });
+        Ok(())
+    }
+
+    /// Whether its region is its VMM's alone.
+    pub(super) fn is_resetting(&self) -> bool {
+        self.side.resetting.is_some()
+    }
+
+    /// Whether the VMM owes an answer that only polling finds. (The guest of a VM that was reset
+    /// rings when it wakes, and the answer has come by then.)
     pub(super) fn is_placing(&self) -> bool {
         !self.side.placing.is_empty()
     }
 
     /// Takes the VMM's answers: packages that are mapped now are named to the guest. Returns one
-    /// load that is done; call again until there is none.
+    /// thing that is done; call again until there is none.
     ///
     /// # Errors
     /// The VMM broke the protocol or is gone (its process' end is reported by the keeper).
-    pub(super) fn take_placed(&mut self) -> Result<Option<LoadId>, PlaceFault> {
+    pub(super) fn take_done(&mut self) -> Result<Option<Done>, VmmFault> {
+        if !self.is_placing() && !self.is_resetting() {
+            return Ok(None);
+        }
         match self.side.cell.reply() {
             Ok(None) => Ok(None),
             Ok(Some(OwnReply::Placed { offset })) => {
                 let placing = &mut self.side.placing;
                 let index = placing.iter().position(|entry| entry.window.offset == offset);
-                let entry = placing.swap_remove(index.ok_or(PlaceFault::Vmm)?);
-                self.link.load_window(entry.load.0, entry.window).map_err(PlaceFault::Guest)?;
-                Ok(Some(entry.load))
+                let entry = placing.remove(index.ok_or(VmmFault::Vmm)?);
+                let Some(load) = entry.load else { return Ok(Some(Done::Stale)) };
+                self.link.load_window(load.0, entry.window).map_err(VmmFault::Guest)?;
+                Ok(Some(Done::Placed(load)))
             }
-            Ok(Some(_)) | Err(_) => Err(PlaceFault::Vmm),
+            Ok(Some(OwnReply::Reset { generation, dirty_pages, reset_nanos }))
+                if generation == self.side.cell.generation =>
+            {
+                let Resetting { reset, is_verified } =
+                    self.side.resetting.take().ok_or(VmmFault::Vmm)?;
+                Ok(Some(Done::Reset { reset, dirty_pages, reset_nanos, is_verified }))
+            }
+            Ok(Some(_)) | Err(_) => Err(VmmFault::Vmm),
         }
     }
 }
 
-/// Why a package did not get into the window.
-pub(super) enum PlaceFault {
+/// Why something a VMM was asked for is not done.
+pub(super) enum VmmFault {
     /// The VMM ended or answered nonsense.
     Vmm,
     /// The guest broke a ring.
