@@ -9,6 +9,8 @@
 //! ```
 //! A container serves one request at a time; the node sees to that.
 
+mod prepare;
+
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -25,6 +27,7 @@ use machine::clock::realtime_nanos;
 use crate::filesystem::{Image, Tree, View, tree};
 use crate::identity::ProcessId;
 use crate::memory::Account;
+use crate::process::exec;
 use crate::process::{Fresh, Notice, Processes, Rewinds, Start, Until, Usage};
 use crate::program_io::{News, ProgramIo};
 use crate::response::Framing;
@@ -127,6 +130,10 @@ pub struct Container {
     process: Option<ProcessId>,
     /// A process that has ended and serves the next request, and whether it is back at its point.
     resting: Option<(ProcessId, bool)>,
+    /// Its program, loaded before its first request.
+    image: Option<exec::Image>,
+    /// What a PREPARE frame is to be answered with, once the package is there.
+    prepares: Option<u64>,
     /// Its process has not passed its point: it does not see its input.
     is_before_point: bool,
     running: Option<Running>,
@@ -152,6 +159,8 @@ impl Container {
             io,
             process: None,
             resting: None,
+            image: None,
+            prepares: None,
             is_before_point: false,
             running: None,
         }
@@ -312,13 +321,17 @@ impl Container {
     }
 
     fn spawn(
-        &self,
+        &mut self,
         shared: &Shared,
         image: &Rc<Image>,
         invoke: u64,
         processes: &mut Processes,
     ) -> Result<ProcessId, String> {
-        let account = Account::new(self.settings.memory_bytes);
+        let loaded = self.image.take();
+        let account = match &loaded {
+            Some(image) => Rc::clone(image.account()),
+            None => Account::new(self.settings.memory_bytes),
+        };
         let view = view(shared, image, &account)?;
         let path = [tree::PACKAGE, b"/", &self.settings.entry].concat();
         let network = self.network(shared, &account);
@@ -334,6 +347,7 @@ impl Container {
             environment: self.environment(shared, invoke),
             stdio: self.io.files(),
             rewinds,
+            image: loaded,
         })
     }
 
