@@ -9,6 +9,9 @@
 //! ```
 //! A container serves one request at a time; the node sees to that.
 
+mod prepare;
+mod rewind;
+
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -25,7 +28,8 @@ use machine::clock::realtime_nanos;
 use crate::filesystem::{Image, Tree, View, tree};
 use crate::identity::ProcessId;
 use crate::memory::Account;
-use crate::process::{Fresh, Notice, Processes, Rewinds, Start, Until, Usage};
+use crate::process::exec;
+use crate::process::{Notice, Processes, Start, Usage};
 use crate::program_io::{News, ProgramIo};
 use crate::response::Framing;
 use crate::rings::Rings;
@@ -127,6 +131,10 @@ pub struct Container {
     process: Option<ProcessId>,
     /// A process that has ended and serves the next request, and whether it is back at its point.
     resting: Option<(ProcessId, bool)>,
+    /// Its program, loaded before its first request.
+    image: Option<exec::Image>,
+    /// What a PREPARE frame is to be answered with, once the package is there.
+    prepares: Option<u64>,
     /// Its process has not passed its point: it does not see its input.
     is_before_point: bool,
     running: Option<Running>,
@@ -152,6 +160,8 @@ impl Container {
             io,
             process: None,
             resting: None,
+            image: None,
+            prepares: None,
             is_before_point: false,
             running: None,
         }
@@ -312,13 +322,17 @@ impl Container {
     }
 
     fn spawn(
-        &self,
+        &mut self,
         shared: &Shared,
         image: &Rc<Image>,
         invoke: u64,
         processes: &mut Processes,
     ) -> Result<ProcessId, String> {
-        let account = Account::new(self.settings.memory_bytes);
+        let loaded = self.image.take();
+        let account = match &loaded {
+            Some(image) => Rc::clone(image.account()),
+            None => Account::new(self.settings.memory_bytes),
+        };
         let view = view(shared, image, &account)?;
         let path = [tree::PACKAGE, b"/", &self.settings.entry].concat();
         let network = self.network(shared, &account);
@@ -334,62 +348,13 @@ impl Container {
             environment: self.environment(shared, invoke),
             stdio: self.io.files(),
             rewinds,
+            image: loaded,
         })
     }
 
     fn network(&self, shared: &Shared, account: &Rc<Account>) -> Rc<Network> {
         let service = shared.assignment.address;
         Network::new(self.number, &shared.connections, account, service)
-    }
-
-    /// Whether its process serves more than one request by being rewound.
-    fn rewinds(&self, invoke: u64) -> Option<Rewinds> {
-        let Settings { contract, freshness, environment, .. } = &self.settings;
-        let until = match (contract, freshness) {
-            (Contract::Program, Freshness::Reuse) => Until::Look,
-            (_, Freshness::Fork) => Until::Wait,
-            (Contract::Stream, Freshness::Reuse) | (_, Freshness::Vm) => return None,
-        };
-        let is_told = *contract == Contract::Program;
-        let has_own_id = environment.iter().any(|entry| entry.starts_with(ID_NAME));
-        let gate = Rc::clone(self.io.gate());
-        let invoke = (is_told && !has_own_id).then_some(invoke);
-        Some(Rewinds { until, gate, invoke })
-    }
-
-    /// Puts the process that has served a request back to its point, once the node has the answer.
-    pub fn rewind(
-        &mut self,
-        shared: &Shared,
-        package: Option<&Package>,
-        processes: &mut Processes,
-    ) {
-        let Some((process, false)) = self.resting else { return };
-        self.io.clear();
-        let is_back = self
-            .fresh(shared, package, process, processes)
-            .is_some_and(|fresh| processes.rewind(process, fresh));
-        self.resting = is_back.then_some((process, true));
-        if !is_back {
-            processes.kill_container(self.number);
-        }
-    }
-
-    fn fresh(
-        &self,
-        shared: &Shared,
-        package: Option<&Package>,
-        process: ProcessId,
-        processes: &Processes,
-    ) -> Option<Fresh> {
-        let process = processes.resting(process)?;
-        let account = process.memory.account();
-        let view = match package {
-            _ if !process.needs_tree() => None,
-            Some(Ok(image)) => Some(view(shared, image, account).ok()?),
-            _ => return None,
-        };
-        Some(Fresh { view, network: self.network(shared, account) })
     }
 
     /// What the function says goes before what the guest says.

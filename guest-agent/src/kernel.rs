@@ -44,7 +44,7 @@ pub struct Kernel {
     armed_nanos: u64,
     /// When the kernel last had something to do.
     busy_nanos: u64,
-    /// The restore it woke from.
+    /// Number of the restore it lives in.
     generation: u64,
 }
 
@@ -91,12 +91,13 @@ impl Kernel {
     /// # Panics
     /// When the node left no seed.
     pub fn attach(&mut self) {
+        assert!(!machine::selfcheck::is_emulated(), "the host emulates the kernel");
+        self.generation = self.region.load_u64(region::GENERATION);
         let mut seed = [0; SEED_BYTES];
         self.region.read(region::SEED, &mut seed);
         self.region.write(region::SEED, &[0; SEED_BYTES]);
         assert!(seed != [0; SEED_BYTES], "the node left no seed");
         self.world.seed(seed);
-        self.generation = self.region.load_u64(region::GENERATION);
         self.processes.set_vm(self.region.load_u64(region::VM));
         self.region.store_u64(region::DEADLINE, NEVER);
         self.armed_nanos = NEVER;
@@ -193,8 +194,8 @@ impl Kernel {
             idle::halt();
             // The VMM's timer served the halt.
             self.armed_nanos = NEVER;
+            // It may have been captured here, asleep: then this is another VM, with a new region.
             if self.region.load_u64(region::GENERATION) != self.generation {
-                // Captured in its sleep and restored: everything outside is another.
                 return self.attach();
             }
         }

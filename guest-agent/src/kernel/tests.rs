@@ -1,3 +1,4 @@
 //! The whole kernel on the host.
 
+mod prepare;
 mod rewind;

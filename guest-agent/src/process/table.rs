@@ -102,6 +102,8 @@ pub struct Start {
     pub stdio: [Rc<OpenFile>; 3],
     /// It is to be rewound for further requests.
     pub rewinds: Option<Rewinds>,
+    /// Its program, if that is loaded already.
+    pub image: Option<exec::Image>,
 }
 
 /// What a process that is to be rewound is started with besides.
@@ -205,7 +207,12 @@ impl Processes {
             }),
         };
         let Some(vdso) = &self.system.vdso else { return Err(String::new()) };
-        let loaded = exec::load(&file, start.account, &arguments, &self.system.world, vdso)?;
+        let world = &self.system.world;
+        let image = match start.image {
+            Some(image) => image,
+            None => exec::load(&file, start.account, arguments.held.is_some(), world, vdso)?,
+        };
+        let loaded = image.furnish(&arguments, world)?;
         let process = Process {
             id,
             container: start.container,

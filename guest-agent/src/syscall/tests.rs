@@ -84,6 +84,7 @@ impl Fixture {
                 environment: vec![b"A=B".to_vec()],
                 stdio,
                 rewinds: None,
+                image: None,
             })
             .unwrap();
         let mut fixture = Self { processes, process, next: SCRATCH + 3 * PAGE_BYTES };

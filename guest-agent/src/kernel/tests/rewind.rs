@@ -25,7 +25,7 @@ const DATA: u64 = 0x40_1000;
 const CODE: u64 = 0x40_0800;
 
 /// Two segments: a page of code, and two pages of data of which the second is zeros.
-fn program() -> Vec<u8> {
+pub(super) fn program() -> Vec<u8> {
     let mut bytes = vec![0; 0x2000];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
     put(0, b"\x7fELF\x02\x01\x01");
@@ -87,6 +87,7 @@ impl Fixture {
                 arguments: vec![b"bootstrap".to_vec()],
                 environment: vec![b"A=B".to_vec()],
                 stdio: io.files(),
+                image: None,
                 rewinds: Some(Rewinds {
                     until: Until::Look,
                     gate: Rc::clone(io.gate()),

@@ -1,11 +1,17 @@
 //! Processes that have ended and are put back for another request.
 
 use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use machine::clock::monotonic_nanos;
 
 use super::Processes;
+use crate::file::Descriptors;
+use crate::filesystem::{Caller, View};
+use crate::memory::Account;
+use crate::process::exec::{self, Image};
 use crate::process::rewind::SavedTask;
 use crate::process::task::State;
 use crate::process::{Fresh, Process, ProcessId};
@@ -13,6 +19,36 @@ use crate::time::{NEVER, after, time_left};
 use crate::world::ObjectId;
 
 impl Processes {
+    /// Loads a program that is started later, with all the pages it starts with; `is_held`: it
+    /// will be rewound.
+    ///
+    /// # Errors
+    /// Why it cannot be, for a person.
+    pub fn load(
+        &mut self,
+        view: &View,
+        account: Rc<Account>,
+        path: &[u8],
+        is_held: bool,
+    ) -> Result<Image, String> {
+        self.prepare().map_err(|_| String::from("the VM has no memory left"))?;
+        let caller = Caller {
+            process: 0,
+            parent: 0,
+            task: 0,
+            executable: path,
+            command_line: b"",
+            name: b"",
+            memory: &|_| {},
+            descriptors: &Descriptors::new(),
+        };
+        let file = view.open(&caller, None, path, 0, 0).map_err(super::unopened)?;
+        let Some(vdso) = &self.system.vdso else { return Err(String::new()) };
+        let mut image = exec::load(&file, account, is_held, &self.system.world, vdso)?;
+        image.populate()?;
+        Ok(image)
+    }
+
     /// Ends a process; if it can be rewound it rests.
     pub fn halt(&mut self, id: ProcessId) {
         let process = self.processes.remove(&id);
