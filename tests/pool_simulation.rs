@@ -34,7 +34,7 @@ struct Counts {
 }
 
 /// What has to come about, or the simulation shows nothing of it.
-#[cfg(not(feature = "planted-pool-bug"))]
+#[cfg(not(feature = "planted-bugs"))]
 const SIGHTS: [&str; 6] =
     ["late reset", "reassigned", "reset", "reset timeout", "still placed", "window begun anew"];
 
@@ -62,7 +62,7 @@ fn simulate(events: u64, counts: &mut Counts) -> Result<(), u64> {
 }
 
 #[test]
-#[cfg(not(feature = "planted-pool-bug"))]
+#[cfg(not(feature = "planted-bugs"))]
 fn invariants_hold_at_every_step() {
     let events = number("EVENTS").unwrap_or(100_000);
     let mut counts = Counts::default();
@@ -80,7 +80,7 @@ fn invariants_hold_at_every_step() {
 /// The simulation is worth something only if it finds a defect: with this feature, invokes whose
 /// package is on the way are forgotten when their VM goes.
 #[test]
-#[cfg(feature = "planted-pool-bug")]
+#[cfg(feature = "planted-bugs")]
 fn the_planted_bug_is_found() {
     let found = simulate(100_000, &mut Counts::default());
     println!("found with SEED={}", found.expect_err("the planted bug is found"));
@@ -88,7 +88,7 @@ fn the_planted_bug_is_found() {
 
 /// The same seed gives the same life, so that a seed is a whole bug report.
 #[test]
-#[cfg(not(feature = "planted-pool-bug"))]
+#[cfg(not(feature = "planted-bugs"))]
 fn a_seed_replays() {
     let life = || {
         let mut world = World::new(7);

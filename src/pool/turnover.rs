@@ -106,7 +106,7 @@ impl Pool {
             };
             // The defect that the simulation has to find: invokes whose package was on the way
             // are forgotten with their VM.
-            if cfg!(feature = "planted-pool-bug") && !running.is_sent {
+            if cfg!(feature = "planted-bugs") && !running.is_sent {
                 continue;
             }
             effects.push(Effect::Answer { invoke, answer: Answer::VmGone { vm, blame } });

@@ -7,11 +7,15 @@
  *   H  hunt for it; the answer is "clean", or "found" and where
  *   R  M  N  T  E  the same, only in: registers; memory; new memory; tmpfs; the environment and
  *      what else the kernel keeps of a process
+ *   K  the same, in so many pages of the VM's RAM, through the guest kernel's own mapping: where
+ *      the page tables are the only wall (KVM of the PVM kind) a program can read that; elsewhere
+ *      the answer is "out of reach"
  * With the argument "stream" requests and answers are framed by a u32 length (contract stream);
  * without it there is one request, to the end of the input. No byte of a secret is 0. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <immintrin.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -281,6 +285,26 @@ static int hunt_rest(void) {
     return 0;
 }
 
+static sigjmp_buf beyond;
+static void on_fault(int number) {
+    (void)number;
+    siglongjmp(beyond, 1);
+}
+
+/* All of the VM's RAM, as the guest kernel maps it. */
+static void hunt_ram(uint32_t pages) {
+    const uint8_t *ram = (const uint8_t *)0xffffff8000000000ul;
+    struct sigaction action = {.sa_handler = on_fault, .sa_flags = SA_NODEFER}, before;
+    sigaction(SIGSEGV, &action, &before);
+    if (sigsetjmp(beyond, 1)) {
+        strcpy(answer, "out of reach");
+    } else {
+        long at = search(ram, (size_t)pages * 4096);
+        if (at >= 0) found("RAM at %lx", at);
+    }
+    sigaction(SIGSEGV, &before, 0);
+}
+
 static void hunt(uint8_t letter, uint32_t pages) {
     int all = letter == 'H';
     strcpy(answer, "clean");
@@ -292,6 +316,7 @@ static void hunt(uint8_t letter, uint32_t pages) {
     is_found = is_found || ((all || letter == 'T') && hunt_folder("/dev/shm"));
     is_found = is_found || ((all || letter == 'E') && hunt_rest());
     (void)is_found;
+    if (letter == 'K') hunt_ram(pages);
 }
 
 static int serve(const uint8_t *request, int is_stream) {

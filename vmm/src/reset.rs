@@ -42,8 +42,8 @@ pub(crate) fn put_back(origin: &mut Origin, ram: &mut Ram) -> Result<u32, Gone> 
             continue;
         }
         count += 1;
-        // The planted defect: one page stays as the last request left it.
-        if !(cfg!(feature = "planted-reset-bug") && count == 1) {
+        // The planted defect: pages that were free stay as the last request left them.
+        if !(cfg!(feature = "planted-reset-bug") && *wanted == ZEROS) {
             ram.write(at, wanted).doing(DOING)?;
         }
     }

@@ -304,6 +304,15 @@ impl Memory {
 const OWN_SHARES: u32 = 2;
 
 fn copy_back(now: &Frame, then: &Frame) {
+    // The planted defect: what was zeros stays as the request left it.
+    #[cfg(feature = "planted-rewind-bug")]
+    {
+        let mut bytes = [0; super::PAGE];
+        then.read(0, &mut bytes);
+        if bytes.iter().all(|byte| *byte == 0) {
+            return;
+        }
+    }
     now.copy_from(then);
 }
 
