@@ -11,8 +11,10 @@ mod latency;
 mod machine;
 pub mod peer;
 mod placement;
+mod slowest;
 
 pub use latency::{Baseline, Deadline, Latencies, Summary, timed};
 pub use machine::Machine;
 pub use peer::{Echo, EchoKind, Spawn};
 pub use placement::{cores, pin};
+pub use slowest::{Slowest, Stage};

@@ -39,13 +39,14 @@ impl Engine {
                 true => Ok(0),
                 false => self.take_frames(&mut vm, clients, scratch, now),
             };
+            let is_owed = vm.is_placing() || vm.is_resetting();
             self.vms.put_back(place, vm);
             moved |= self.drive_taken(now);
             match taken {
                 Ok(count) => moved |= count > 0,
                 Err(fault) => self.end_faulty(id, fault, now),
             }
-            moved |= self.take_done(id, now);
+            moved |= is_owed && self.take_done(id, now);
         }
         moved
     }
