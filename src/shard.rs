@@ -21,6 +21,7 @@ mod vms;
 mod engine;
 mod guest;
 mod resets;
+mod snapshots;
 mod requests;
 mod answers;
 mod status;
@@ -41,6 +42,7 @@ use crate::keeper::{Keeper, News};
 use crate::librarian::{Librarian, Report};
 use crate::link::Scratch;
 use crate::log::Relay;
+use crate::maker::SnapshotNews;
 use crate::passage::End;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{Blame, Event, Pool};
@@ -72,6 +74,8 @@ pub(crate) enum Letter {
     News(News),
     /// From the librarian.
     Report(Report),
+    /// From the maker.
+    Snapshot(SnapshotNews),
     /// Another shard was asked for the node's status.
     AskStatus { ticket: u64, from: u16 },
     /// The part of it this one asked for.
@@ -181,10 +185,12 @@ impl Shard {
                 break;
             }
             if now.saturating_sub(busy_nanos) > self.poll_nanos && !self.engine.is_placing() {
+                self.engine.publish_invokes();
                 self.park(now).await;
                 busy_nanos = monotonic_nanos();
                 yielded_nanos = busy_nanos;
             } else if now.saturating_sub(yielded_nanos) > YIELD_NANOS {
+                self.engine.publish_invokes();
                 step_aside().await;
                 yielded_nanos = monotonic_nanos();
             }
@@ -295,11 +301,11 @@ impl Engine {
                 self.resolved(invoke, found, clients, now);
             }
             Letter::Report(Report::Stored { function, reply_to }) => {
-                self.catalog.put(*function);
+                self.put_function(*function, now);
                 self.reply(reply_to, clients);
             }
             Letter::Report(Report::Removed { user, name, reply_to }) => {
-                self.catalog.remove(user, name);
+                self.remove_function(user, name, now);
                 self.reply(reply_to, clients);
             }
             Letter::Report(Report::Refused { client, request, code, message }) => {
@@ -307,6 +313,7 @@ impl Engine {
                     let _ = client.connection.error(request, code, &message);
                 }
             }
+            Letter::Snapshot(news) => self.take_snapshot(news, now),
             Letter::Client(stream, connection) => {
                 if let Err(error) = clients.adopt(stream, *connection, now) {
                     trace::line(format_args!("a client was turned away: {error}"));
