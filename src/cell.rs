@@ -11,13 +11,14 @@
 //! A VMM dies with the thread that spawned it (parent-death signal), so the keeper's thread lives
 //! as long as the node.
 
+mod infant;
+
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,13 +27,17 @@ use abi::control::{self, Blame, Reply, Request, Restoring, Start};
 use abi::layout::{self, Flavour, PAGE_BYTES};
 use abi::ring::Memory;
 use region::clock::ClockSample;
-use region::{Doorbell, Region, message, sealed};
+use region::{Contents, Doorbell, Region, message, sealed};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
+use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::cgroup::{Cgroups, Group};
+use crate::cgroup::Cgroups;
 use crate::embedded;
+use crate::snapshot_store::FunctionSnapshot;
+
+pub(crate) use infant::Infant;
 
 /// How long a VMM may take to boot and capture, or to restore. On an emulated machine booting
 /// takes seconds; a VMM that hangs longer is killed.
@@ -74,6 +79,7 @@ pub(crate) struct Nursery {
     cgroups: Cgroups,
     flavour: Flavour,
     generations: Generations,
+    identity: [u8; 32],
 }
 
 /// Gives each restore and each reset of a node a number of its own: by it a guest's `READY` is
@@ -123,8 +129,10 @@ impl Nursery {
             cgroups: Cgroups::prepare(),
             flavour: Flavour::Stock,
             generations: Generations::new(),
+            identity: [0; 32],
         };
         nursery.capture_base(&kernel)?;
+        nursery.identity = nursery.identify(&settings.root_image)?;
         if let Some(rest) = CLOCK_BASELINE
             .as_nanos()
             .checked_sub(u128::from(region::clock::monotonic_nanos() - earlier.monotonic_nanos))
@@ -156,6 +164,22 @@ impl Nursery {
         self.snapshot_bytes
     }
 
+    /// What snapshots made from this base depend on beside their function: kernel, ABI, CPU and
+    /// flavour (all in the base snapshot), and the root image.
+    pub(crate) fn identity(&self) -> &[u8; 32] {
+        &self.identity
+    }
+
+    fn identify(&self, root_image: &[u8]) -> Result<[u8; 32], String> {
+        let base = Contents::map(&self.snapshot)
+            .map_err(|error| format!("the base snapshot cannot be read: {error}"))?;
+        let mut hash = Sha256::new_with_prefix(abi::ABI_VERSION.to_le_bytes());
+        hash.update((base.len() as u64).to_le_bytes());
+        hash.update(&base[..]);
+        hash.update(root_image);
+        Ok(hash.finalize().into())
+    }
+
     /// First offset of the image window that is free for packages.
     pub(crate) fn window_start(&self) -> u64 {
         self.root_image_bytes.next_multiple_of(PAGE_BYTES)
@@ -169,7 +193,7 @@ impl Nursery {
         let nobody = Doorbell::new().map_err(|error| format!("no eventfd: {error}"))?;
         let (mut infant, control) = self.spawn_process(0)?;
         let start = self.start(false, 0, u32::MAX);
-        let descriptors = [kernel.as_fd(), self.snapshot.as_fd()];
+        let descriptors = [Some(kernel.as_fd()), Some(self.snapshot.as_fd()), self.root_image()];
         let outcome = self
             .send_start(&control, start, (&shared, &nobody), &descriptors)
             .and_then(|()| await_reply(&control, &infant));
@@ -195,7 +219,8 @@ impl Nursery {
             .map_err(|error| format!("the snapshot is not sealed: {error}"))
     }
 
-    /// Starts a VMM and restores the base snapshot in it. The guest will ring `node_doorbell`.
+    /// Starts a VMM and restores a function's snapshot in it, or the base. The guest will ring
+    /// `node_doorbell`.
     ///
     /// # Errors
     /// Why there is no VM, for the operator; nothing is left behind.
@@ -203,14 +228,24 @@ impl Nursery {
         &self,
         vm: u64,
         node_doorbell: &Doorbell,
+        snapshot: Option<&FunctionSnapshot>,
     ) -> Result<(Cell, Infant), String> {
         let generation = self.generations.next();
         let shared = SharedParts::new(vm, generation)
             .map_err(|error| format!("no shared memory: {error}"))?;
         let (mut infant, control) = self.spawn_process(vm)?;
-        let start = self.start(true, generation, self.core_of(vm));
+        let mut start = self.start(true, generation, self.core_of(vm));
+        if let Some(snapshot) = snapshot {
+            snapshot.touch(region::clock::monotonic_nanos());
+        }
+        let package = snapshot.and_then(|snapshot| snapshot.package.as_ref());
+        if let Some(package) = package {
+            (start.package_offset, start.package_bytes) = (package.offset, package.bytes);
+        }
+        let memory = snapshot.map_or(self.snapshot.as_fd(), |snapshot| snapshot.memfd.as_fd());
+        let images = [Some(memory), self.root_image(), package.map(|it| it.memfd.as_fd())];
         let outcome = self
-            .send_start(&control, start, (&shared, node_doorbell), &[self.snapshot.as_fd()])
+            .send_start(&control, start, (&shared, node_doorbell), &images)
             .and_then(|()| await_reply(&control, &infant));
         match outcome {
             Ok(OwnReply::Running { restore_nanos }) => {
@@ -238,6 +273,11 @@ impl Nursery {
                 })
             }
         }
+    }
+
+    /// The root image, if there is one.
+    fn root_image(&self) -> Option<BorrowedFd<'_>> {
+        (self.root_image_bytes > 0).then_some(self.root_image.as_fd())
     }
 
     fn core_of(&self, vm: u64) -> u32 {
@@ -302,7 +342,7 @@ impl Nursery {
         control: &OwnedFd,
         start: Start,
         (shared, node_doorbell): (&SharedParts, &Doorbell),
-        images: &[BorrowedFd<'_>],
+        images: &[Option<BorrowedFd<'_>>],
     ) -> Result<(), String> {
         let mut buffer = [0; control::MESSAGE_BYTES_MAX];
         let length = Request::Start(start).encode(&mut buffer).unwrap_or(0);
@@ -313,10 +353,7 @@ impl Nursery {
             shared.doorbell.as_fd(),
             node_doorbell.as_fd(),
         ];
-        descriptors.extend_from_slice(images);
-        if self.root_image_bytes > 0 {
-            descriptors.push(self.root_image.as_fd());
-        }
+        descriptors.extend(images.iter().flatten());
         message::send(control, &buffer[..length], &descriptors)
             .map_err(|error| format!("the VMM process ended at once: {error}"))
     }
@@ -394,7 +431,7 @@ pub(crate) enum OwnReply {
 }
 
 impl OwnReply {
-    fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self {
             Self::Gone { blame: Blame::Guest, reason } => format!("the guest failed: {reason}"),
             Self::Gone { reason, .. } => reason.clone(),
@@ -487,6 +524,23 @@ impl Cell {
         message::send(&self.control, &buffer[..length], &[])
     }
 
+    /// Asks the VMM to write its VM, which has to be idle, into the empty memfd `snapshot`;
+    /// [`Cell::reply`] brings the answer. The VM stays stopped.
+    ///
+    /// # Errors
+    /// The VMM is gone.
+    pub(crate) fn capture(&self, snapshot: impl AsFd) -> io::Result<()> {
+        let mut buffer = [0; 16];
+        let length =
+            Request::Capture.encode(&mut buffer).map_err(|_| io::ErrorKind::InvalidInput)?;
+        message::send(&self.control, &buffer[..length], &[snapshot.as_fd()])
+    }
+
+    /// Readable when the VMM has said something.
+    pub(crate) fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
     /// What the VMM has said since, if anything; never waits.
     ///
     /// # Errors
@@ -517,46 +571,5 @@ impl Cell {
     /// Returns of `KVM_RUN` to the VMM so far.
     pub(crate) fn exits(&self) -> u64 {
         self.status.load_u64(control::status::EXITS)
-    }
-}
-
-/// One VMM process, as the keeper sees it.
-#[derive(Debug)]
-pub(crate) struct Infant {
-    /// The VM it runs.
-    pub(crate) vm: u64,
-    child: Child,
-    pidfd: OwnedFd,
-    group: Option<Group>,
-}
-
-impl Infant {
-    /// Readable once the process is over.
-    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-
-    /// Ends the process, whatever it does.
-    pub(crate) fn kill(&self) {
-        // It may be over already.
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-    }
-
-    /// Waits for the process' end, removes its group and says how it ended.
-    pub(crate) fn reap(&mut self) -> String {
-        let ending = match self.child.wait() {
-            Ok(status) => describe_ending(status),
-            Err(error) => format!("was lost: {error}"),
-        };
-        self.group = None;
-        ending
-    }
-}
-
-fn describe_ending(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with status {code}"),
-        (None, Some(signal)) => format!("was ended by signal {signal}"),
-        (None, None) => "ended".to_owned(),
     }
 }

@@ -17,6 +17,7 @@
 pub mod package;
 mod error;
 mod completed;
+mod listing;
 mod transport;
 
 use std::io::ErrorKind;
@@ -37,6 +38,7 @@ use transport::Transport;
 
 pub use completed::{Completed, LogRecord};
 pub use error::ClientError;
+pub use listing::{Listing, SnapshotListing};
 pub use package::Package;
 
 /// A connection to a node.
@@ -273,12 +275,16 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] when it may not see them.
     pub fn list(&mut self, user: &str) -> Result<Vec<Function>, ClientError> {
-        #[derive(serde::Deserialize)]
-        struct Listing {
-            functions: Vec<Function>,
-        }
+        self.listing(user).map(|listing| listing.functions)
+    }
+
+    /// The same, with what there is to know of each one's snapshot, in the same order.
+    ///
+    /// # Errors
+    /// As for [`Client::list`].
+    pub fn listing(&mut self, user: &str) -> Result<Listing, ClientError> {
         let id = self.send(&Request::List(user))?;
-        self.reply_as(id).map(|listing: Listing| listing.functions)
+        self.reply_as(id)
     }
 
     /// Forgets a function.

@@ -51,6 +51,8 @@ pub struct Config {
     pub pools: Pools,
     /// What one VM is.
     pub vm: Vm,
+    /// Snapshots of functions.
+    pub snapshots: Snapshots,
     /// What one request may be.
     pub requests: Requests,
     /// Delivery of logs.
@@ -107,6 +109,24 @@ pub struct Vm {
     /// Every so many resets of a shard one is verified: the whole VM is compared with its snapshot
     /// before it runs. 0: none. Reading a VM's memory takes a hundred times as long as a reset.
     pub verify_every: u32,
+}
+
+/// Snapshots of functions: VMs in which a function is loaded and stands before its first request.
+/// They are made in the background after a deploy, and at start for what is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Snapshots {
+    /// How many the node keeps; the longest unused goes. 0: it makes none.
+    pub count_max: u32,
+    /// Bytes of memory they may take together, packages included.
+    pub bytes_max: u64,
+    /// A program that does not stand before its first request by then gets none, milliseconds.
+    pub prepare_timeout_millis: u64,
+    /// With more invokes a second than this the node is busy, and making one waits: it takes a
+    /// core for tens of milliseconds.
+    pub busy_invokes_per_second: u32,
+    /// But no longer than this, milliseconds: a node that is never idle needs them most.
+    pub patience_millis: u64,
 }
 
 /// Delivery of logs.
@@ -172,6 +192,18 @@ impl Default for Vm {
             shard_poll_micros: 1_000,
             // A build for tests verifies each.
             verify_every: if cfg!(debug_assertions) { 1 } else { 64 },
+        }
+    }
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self {
+            count_max: 64,
+            bytes_max: 1024 * MIB,
+            prepare_timeout_millis: 10_000,
+            busy_invokes_per_second: 200,
+            patience_millis: 5_000,
         }
     }
 }
@@ -273,6 +305,7 @@ impl Config {
             ("pools.reset_timeout_millis", pools.reset_timeout_millis),
             ("pools.deadline_grace_millis", pools.deadline_grace_millis),
             ("pools.retire_patience_millis", pools.retire_patience_millis),
+            ("snapshots.prepare_timeout_millis", self.snapshots.prepare_timeout_millis),
             ("log.retry_min_millis", log.retry_min_millis),
             ("log.retry_max_millis", log.retry_max_millis),
             ("log.connect_timeout_millis", log.connect_timeout_millis),
@@ -282,6 +315,8 @@ impl Config {
         }
         between("pools.refill_delay_millis", pools.refill_delay_millis, 0, 60_000)?;
         between("log.account_wait_millis", log.account_wait_millis, 0, day_millis)?;
+        between("snapshots.patience_millis", self.snapshots.patience_millis, 0, day_millis)?;
+        between("snapshots.count_max", self.snapshots.count_max, 0, 4096)?;
         between("log.linger_seconds", log.linger_seconds, 0, 3600)?;
         between("pools.idle_expiry_seconds", pools.idle_expiry_seconds, 1, 365 * 24 * 3600)
     }

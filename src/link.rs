@@ -53,6 +53,8 @@ pub(crate) enum GuestFrame<'a> {
     Ready { generation: u64 },
     /// Part of a response.
     Response { invoke: u64, bytes: &'a [u8] },
+    /// A container stands where a snapshot can be taken, or says why it cannot come there.
+    Prepared { container: u32, outcome: frame::outcome::Outcome<'a> },
     /// The end of an invoke.
     Outcome { container: u32, invoke: u64, outcome: frame::outcome::Outcome<'a> },
     /// A program made a system call the kernel does not have.
@@ -199,6 +201,12 @@ impl Link {
         let header =
             Header { kind: frame::invoke::ACQUIRE, flags: 0, channel: container, id: package };
         self.invoke.send_split(header, message, true).map_err(GuestFault::Ring)
+    }
+
+    /// Brings a container's program to where a snapshot can be taken.
+    pub(crate) fn prepare(&mut self, container: u32) -> Result<(), GuestFault> {
+        let header = Header { kind: frame::invoke::PREPARE, flags: 0, channel: container, id: 0 };
+        self.invoke.send(header, [&[], &[]]).map_err(GuestFault::Ring)
     }
 
     /// Ends a container.
@@ -387,6 +395,10 @@ fn parse_outcome(header: Header, payload: &[u8]) -> Result<GuestFrame<'_>, Guest
         outcome::OUTCOME => GuestFrame::Outcome {
             container: header.channel,
             invoke: header.id,
+            outcome: outcome::Outcome::decode(payload).map_err(|_| GuestFault::Frame)?,
+        },
+        outcome::PREPARED => GuestFrame::Prepared {
+            container: header.channel,
             outcome: outcome::Outcome::decode(payload).map_err(|_| GuestFault::Frame)?,
         },
         outcome::MISSING => {

@@ -22,6 +22,7 @@ mod polls;
 mod engine;
 mod guest;
 mod resets;
+mod snapshots;
 mod requests;
 mod answers;
 mod status;
@@ -42,6 +43,7 @@ use crate::keeper::{Keeper, News};
 use crate::librarian::{Librarian, Report};
 use crate::link::Scratch;
 use crate::log::Relay;
+use crate::maker::SnapshotNews;
 use crate::passage::End;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{Blame, Event, Pool};
@@ -75,6 +77,8 @@ pub(crate) enum Letter {
     News(News),
     /// From the librarian.
     Report(Report),
+    /// From the maker.
+    Snapshot(SnapshotNews),
     /// Another shard was asked for the node's status.
     AskStatus { ticket: u64, from: u16 },
     /// The part of it this one asked for.
@@ -177,6 +181,9 @@ impl Shard {
             let has_worked = self.turn(now);
             if self.engine.pool.is_stopped() && !self.has_unsent() {
                 break;
+            }
+            if has_worked {
+                self.engine.publish_invokes();
             }
             if self.engine.is_rest_due(has_worked, now) {
                 self.park(now).await;
@@ -303,11 +310,11 @@ impl Engine {
                 self.resolved(invoke, found, clients, now);
             }
             Letter::Report(Report::Stored { function, reply_to }) => {
-                self.catalog.put(*function);
+                self.put_function(*function, now);
                 self.reply(reply_to, clients);
             }
             Letter::Report(Report::Removed { user, name, reply_to }) => {
-                self.catalog.remove(user, name);
+                self.remove_function(user, name, now);
                 self.reply(reply_to, clients);
             }
             Letter::Report(Report::Refused { client, request, code, message }) => {
@@ -316,6 +323,7 @@ impl Engine {
                     let _ = client.connection.error(request, code, &message);
                 }
             }
+            Letter::Snapshot(news) => self.take_snapshot(news, now),
             Letter::Client(stream, connection) => {
                 if let Err(error) = clients.adopt(stream, *connection, now) {
                     trace::line(format_args!("a client was turned away: {error}"));

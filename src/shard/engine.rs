@@ -125,7 +125,7 @@ pub(super) struct Engine {
     pub(super) neighbours: Vec<Option<Neighbour>>,
     pub(super) forwarded: HashMap<InvokeId, Forwarded>,
     keeper: Keeper,
-    publisher: Publisher,
+    pub(super) publisher: Publisher,
     effects: Vec<Effect>,
     pub(super) polls: Polls,
     /// The container made last, and when: the invoke it is for follows.
@@ -230,7 +230,7 @@ impl Engine {
     /// Does one thing; returns the event it is, if it is one.
     fn perform(&mut self, effect: Effect, hand: Option<Hand<'_>>) -> Option<Event> {
         match effect {
-            Effect::Spawn { vm } => self.keeper.wish(Wish::Restore { vm: vm.0 }),
+            Effect::Spawn { vm } => self.keeper.wish(Wish::Restore { vm: vm.0, snapshot: None }),
             Effect::Retire { vm, .. } => {
                 self.keeper.wish(Wish::Kill { vm: vm.0 });
             }

@@ -139,7 +139,8 @@ impl Engine {
                 self.taken.push(Event::Ready { vm });
                 Ok(())
             }
-            GuestFrame::Ready { .. } => Err(GuestFault::Stranger),
+            // Only who makes snapshots asks for the latter.
+            GuestFrame::Ready { .. } | GuestFrame::Prepared { .. } => Err(GuestFault::Stranger),
             GuestFrame::Response { invoke, bytes } => {
                 self.take_response((vm, InvokeId(invoke)), bytes, clients)
             }

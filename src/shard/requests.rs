@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::clients::{Client, ClientId, Clients};
 use super::engine::{Engine, Hand, Marks, Running};
 use super::logging::Logging;
+use super::snapshots::describe_snapshot;
 use crate::invoke::{ClientFault, FunctionName, InvokeId, Nanos, User};
 use crate::librarian::{Job, Ticket};
 use crate::pool::{Answer, Arrival, Blame, Event, Whereabouts};
@@ -470,7 +471,10 @@ impl Engine {
     }
 
     fn list(&self, user: User) -> Handled {
-        let listing = serde_json::json!({ "functions": self.catalog.list(user) });
+        let entries = self.catalog.list(user);
+        let functions: Vec<_> = entries.iter().map(|entry| &entry.function).collect();
+        let snapshots: Vec<_> = entries.iter().map(|entry| describe_snapshot(entry)).collect();
+        let listing = serde_json::json!({ "functions": functions, "snapshots": snapshots });
         Handled::Reply(listing.to_string().into_bytes())
     }
 

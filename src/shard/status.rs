@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use abi::layout::Flavour;
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use super::clients::{ClientId, Clients};
 use super::engine::Engine;
 use crate::cell::Nursery;
 use crate::config::CoreSplit;
+use crate::maker::Tally;
 use crate::metrics;
 use crate::pool::Census;
 
@@ -24,10 +26,11 @@ pub(crate) struct NodeFacts {
     boots: u64,
     shards: Vec<u32>,
     guests: Vec<u32>,
+    snapshots: Arc<Tally>,
 }
 
 impl NodeFacts {
-    pub(crate) fn new(nursery: &Nursery, cores: &CoreSplit) -> Self {
+    pub(crate) fn new(nursery: &Nursery, cores: &CoreSplit, snapshots: Arc<Tally>) -> Self {
         Self {
             flavour: nursery.flavour(),
             cgroups: nursery.cgroups().to_string(),
@@ -35,6 +38,7 @@ impl NodeFacts {
             boots: nursery.boots(),
             shards: cores.shards.clone(),
             guests: cores.guests.clone(),
+            snapshots,
         }
     }
 }
@@ -151,6 +155,7 @@ impl Engine {
         }
         let report = whole.metrics.report();
         let facts = &self.facts;
+        let [made, failed, bytes, pending] = facts.snapshots.read();
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "flavour": flavour_name(facts.flavour),
@@ -160,6 +165,7 @@ impl Engine {
             "shards": describe_shards(&facts.shards, whole.polling),
             "guest_cores": facts.guests,
             "functions": self.catalog.count(),
+            "snapshots": { "made": made, "failed": failed, "bytes": bytes, "pending": pending },
             "pools": whole.census,
             "vms": whole.vms,
             "counters": report.counters,
