@@ -226,6 +226,7 @@ impl Nursery {
             clock_multiplier: self.clock.0,
             clock_offset: self.clock.1,
             user: self.user,
+            is_capturable: false,
         }
     }
 

@@ -1,17 +1,20 @@
-//! Capture: a booted VM becomes a snapshot.
+//! Capture: a VM becomes a snapshot.
 //!
 //! ```text
-//! READY ─► registers and touched pages are copied ─► the guest runs on to its first halt
+//! booted: READY ─► registers and touched pages are copied ─► the guest runs on to its first halt
 //!       ─► pages that differ by now are the *warm* ones ─► head and pages go to the memfd
 //! ```
 //! The warm pages are what every restored VM writes before it is idle; restore makes them private
 //! up front. What the guest did after READY is thrown away with this process.
 
-use crate::flavour::read_msr;
+use crate::flavour::read_msrs;
 use crate::gone::{Doing, Gone};
 use crate::machine::Shell;
-use crate::memory::Ram;
+use crate::memory::{Page, Ram, ZEROS};
+use crate::restore::Restored;
 use crate::snapshot::{RUNS_MAX, Run, Snapshot, VcpuState, join_runs};
+use crate::vcpu::Vcpu;
+use abi::control::Start;
 use abi::layout::PAGE_BYTES;
 use rustix::io::pwrite;
 use std::io::{self, ErrorKind};
@@ -20,17 +23,14 @@ use std::os::fd::AsFd;
 /// Zero pages up to this many between kept ones are kept too: a mapping costs every restored VM
 /// more than some zeros in the shared snapshot.
 const GAP_PAGES: u32 = 8;
+/// Most pages written since its restore that a captured VM's restores make private up front: half
+/// of what an idle VM may cost.
+const CHANGED_WARM_MAX: usize = 128;
 
-/// One page's bytes.
-type Page = [u8; 4096];
-const ZEROS: Page = [0; 4096];
-const _: () = assert!(size_of::<Page>() as u64 == PAGE_BYTES);
-
-/// The registers of a stopped vCPU.
-pub(crate) fn registers(shell: &Shell) -> Result<VcpuState, Gone> {
+/// The registers of a stopped vCPU, with these model-specific ones.
+pub(crate) fn registers(shell: &Shell, kept: &[u32]) -> Result<VcpuState, Gone> {
     const DOING: &str = "read the vCPU's registers";
     let vcpu = &shell.vcpu;
-    let kept = shell.cpu.kept_msrs();
     Ok(VcpuState {
         regs: vcpu.get_regs().doing(DOING)?,
         sregs: vcpu.get_sregs().doing(DOING)?,
@@ -38,7 +38,7 @@ pub(crate) fn registers(shell: &Shell) -> Result<VcpuState, Gone> {
         events: vcpu.get_vcpu_events().doing(DOING)?,
         xcrs: vcpu.get_xcrs().doing(DOING)?,
         xsave: vcpu.get_xsave().doing(DOING)?,
-        msrs: kept.iter().filter_map(|it| Some((*it, read_msr(vcpu, *it)?))).collect(),
+        msrs: read_msrs(vcpu, kept)?,
     })
 }
 
@@ -94,34 +94,111 @@ fn limited(join: impl Fn(u32) -> Vec<Run>, mut gap: u32) -> Vec<Run> {
     }
 }
 
-/// Writes and seals the snapshot; returns its length.
-pub(crate) fn write(
+/// Writes a booted VM as it was when it was ready; returns the snapshot's length.
+pub(crate) fn write_booted(
     shell: &Shell,
     state: VcpuState,
     (at_ready, at_idle): (&Image, &Image),
-    (ram_bytes, root_image_bytes): (u64, u64),
+    start: &Start,
     memfd: impl AsFd,
 ) -> Result<u64, Gone> {
     let changed = at_ready.changed(at_idle);
     let snapshot = Snapshot {
         flavour: shell.cpu.flavour,
         cpu_key: shell.cpu.key,
-        ram_bytes,
-        root_image_bytes,
+        ram_bytes: start.ram_bytes,
+        root_image_bytes: start.root_image_bytes,
         state,
         runs: at_ready.runs(),
         warm: limited(|gap| join_runs(changed.iter().copied(), gap), 0),
     };
-    let head = snapshot.head();
-    let mut end = write_at(&memfd, &head, 0).doing("write the snapshot")?;
+    let write = write(&snapshot, memfd, |number, page| {
+        *page = *at_ready.page(number).unwrap_or(&ZEROS);
+        Ok(())
+    });
+    write.doing("write the snapshot")
+}
 
-    for run in &snapshot.runs {
-        for number in run.first..run.first + run.pages {
-            let page = at_ready.page(number).unwrap_or(&ZEROS);
-            end = write_at(&memfd, page, end).doing("write the snapshot")?;
+/// Writes an idle VM that was restored, as it is now; returns the snapshot's length. The file
+/// stands alone: it also holds the pages that are still those of the snapshot the VM came from.
+pub(crate) fn write_idle(
+    vcpu: &Vcpu,
+    restored: &Restored,
+    start: &Start,
+    memfd: impl AsFd,
+) -> Result<u64, Gone> {
+    let (shell, ram) = (&vcpu.shell, &restored.ram);
+    let kept: Vec<u32> = restored.template.state.msrs.iter().map(|(index, _)| *index).collect();
+    let state = registers(shell, &kept)?;
+    let pages = Pages::look(restored).doing("look through the guest's memory")?;
+    let snapshot = Snapshot {
+        flavour: shell.cpu.flavour,
+        cpu_key: shell.cpu.key,
+        ram_bytes: start.ram_bytes,
+        root_image_bytes: start.root_image_bytes,
+        state,
+        runs: limited(|gap| join_runs(pages.filled.iter().copied(), gap), GAP_PAGES),
+        warm: limited(|gap| join_runs(pages.warm.iter().copied(), gap), 0),
+    };
+    let write =
+        write(&snapshot, memfd, |number, page| ram.read(u64::from(number) * PAGE_BYTES, page));
+    write.doing("write the snapshot")
+}
+
+/// Pages of a restored VM, by number, ascending.
+#[derive(Debug, Default)]
+struct Pages {
+    /// Those that are not zero.
+    filled: Vec<u32>,
+    /// Those a VM restored from here is taken to write at once.
+    warm: Vec<u32>,
+}
+
+impl Pages {
+    /// A VM that has been captured cannot run on to show which pages it writes first. It will
+    /// attach to its region as it did when it was restored, so the warm pages are those it had
+    /// itself; and what it wrote since, as long as that is little: a program waiting for its
+    /// request has just written its stacks and the kernel's account of it.
+    fn look(restored: &Restored) -> io::Result<Self> {
+        let Restored { template, ram, pagemap, .. } = restored;
+        let mut private = Vec::new();
+        pagemap.private(ram, &mut private)?;
+        let mut candidates: Vec<u32> =
+            private.iter().copied().chain(template.runs()).flat_map(Run::numbers).collect();
+        candidates.sort_unstable();
+        candidates.dedup();
+        let (mut pages, mut changed) = (Self::default(), Vec::new());
+        for number in candidates {
+            if !ram.holds(number, &ZEROS)? {
+                pages.filled.push(number);
+            }
+            if !ram.holds(number, template.page(number))? {
+                changed.push(number);
+            }
         }
+        pages.warm = template.warm().iter().copied().flat_map(Run::numbers).collect();
+        if changed.len() <= CHANGED_WARM_MAX {
+            pages.warm.extend(changed);
+        }
+        pages.warm.sort_unstable();
+        pages.warm.dedup();
+        Ok(pages)
     }
-    region::sealed::freeze(&memfd).doing("seal the snapshot")?;
+}
+
+/// Writes and seals a snapshot; returns its length. `read` fills in each page of its runs.
+fn write(
+    snapshot: &Snapshot,
+    memfd: impl AsFd,
+    mut read: impl FnMut(u32, &mut Page) -> io::Result<()>,
+) -> io::Result<u64> {
+    let mut end = write_at(&memfd, &snapshot.head(), 0)?;
+    let mut page = ZEROS;
+    for number in snapshot.runs.iter().flat_map(|run| run.numbers()) {
+        read(number, &mut page)?;
+        end = write_at(&memfd, &page, end)?;
+    }
+    region::sealed::freeze(&memfd)?;
     Ok(end)
 }
 

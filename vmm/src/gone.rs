@@ -33,6 +33,8 @@ pub enum Gone {
     Request(&'static str),
     /// The snapshot cannot be used.
     Snapshot(SnapshotFault),
+    /// A VM that was reset is not as its snapshot has it.
+    Different(Difference),
     /// The host refused something.
     Host {
         /// What was being done.
@@ -53,7 +55,9 @@ impl Gone {
             | Self::UnknownPort(_)
             | Self::NoMemory { .. }
             | Self::Dead(_) => Blame::Guest,
-            Self::Request(_) | Self::Snapshot(_) | Self::Host { .. } => Blame::Host,
+            Self::Request(_) | Self::Snapshot(_) | Self::Different(_) | Self::Host { .. } => {
+                Blame::Host
+            }
         }
     }
 }
@@ -74,7 +78,29 @@ impl fmt::Display for Gone {
             Self::Dead(how) => write!(formatter, "guest {how}"),
             Self::Request(what) => write!(formatter, "control message: {what}"),
             Self::Snapshot(fault) => write!(formatter, "snapshot: {fault}"),
+            Self::Different(what) => write!(formatter, "reset left {what} different"),
             Self::Host { doing, error } => write!(formatter, "cannot {doing}: {error}"),
+        }
+    }
+}
+
+/// What a reset did not put back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// A page of RAM, by number.
+    Page(u32),
+    /// Registers, by name.
+    Register(String),
+    /// A byte of the region, by offset.
+    Region(u32),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Page(number) => write!(formatter, "page {number:#x}"),
+            Self::Register(name) => formatter.write_str(name),
+            Self::Region(offset) => write!(formatter, "region byte {offset:#x}"),
         }
     }
 }

@@ -43,6 +43,7 @@ pub(crate) struct Shared {
     /// Guest to node.
     node_doorbell: OwnedFd,
     root_image: Option<OwnedFd>,
+    package: Option<OwnedFd>,
 }
 
 impl Parts {
@@ -55,10 +56,11 @@ impl Parts {
         let kernel = if start.is_restore { None } else { Some(next()?) };
         let snapshot = next()?;
         let root_image = if start.root_image_bytes == 0 { None } else { Some(next()?) };
+        let package = if start.package_bytes == 0 { None } else { Some(next()?) };
         if descriptors.next().is_some() {
             return Err(Gone::Request("too many descriptors"));
         }
-        let shared = Shared { region, status, doorbell, node_doorbell, root_image };
+        let shared = Shared { region, status, doorbell, node_doorbell, root_image, package };
         Ok(Self { kvm, shared, kernel, snapshot })
     }
 }
@@ -73,7 +75,15 @@ pub(crate) fn check(start: &Start) -> Result<(), Gone> {
     if !is_size || start.root_image_bytes > WINDOW_BYTES {
         return Err(Gone::Request("sizes are out of range"));
     }
+    if start.package_bytes != 0 && start.package_offset < packages_from(start) {
+        return Err(Gone::Request("the package lies over the root image"));
+    }
     Ok(())
+}
+
+/// First byte of the window that packages may be placed at: behind the root image.
+pub(crate) fn packages_from(start: &Start) -> u64 {
+    start.root_image_bytes.next_multiple_of(PAGE_BYTES)
 }
 
 /// A VM without memory: enough to find out what the host offers.
@@ -113,6 +123,7 @@ pub(crate) struct Machine {
     pub(crate) ram: Ram,
     pub(crate) window: Window,
     pub(crate) region: Region,
+    pub(crate) region_memfd: OwnedFd,
     /// Clock page and counters.
     pub(crate) status: Region,
     /// The node rings it, the vCPU waits for it.
@@ -139,6 +150,10 @@ impl Machine {
             let bytes = start.root_image_bytes;
             window.place(0, bytes, image).doing("place the root image")?;
         }
+        if let Some(package) = &shared.package {
+            let (offset, bytes) = (start.package_offset, start.package_bytes);
+            window.place(offset, bytes, package).doing("place the package")?;
+        }
         let timer = Doorbell::new().doing("create the timer's doorbell")?;
         let vm = &shell.vm;
         let node_doorbell = shared.node_doorbell.into();
@@ -147,7 +162,8 @@ impl Machine {
         kvm::add_doorbell(vm, PORT_TIMER, guest_timer.into()).doing("connect the timer")?;
         status.store_u32(status::FLAVOUR, shell.cpu.flavour as u32);
         let doorbell = shared.doorbell.into();
-        let machine = Self { shell, ram, window, region, status, doorbell, timer };
+        let region_memfd = shared.region;
+        let machine = Self { shell, ram, window, region, region_memfd, status, doorbell, timer };
         machine.add_slots()?;
         Ok(machine)
     }

@@ -28,7 +28,7 @@ const FIXED_BYTES: usize = UNCOVERED_BYTES + 3 * 4 + 3 * 8 + 4 * 4;
 /// the host allows 65,530 of those per process.
 pub const RUNS_MAX: usize = 2048;
 /// Most model-specific registers.
-const MSRS_MAX: usize = 64;
+const MSRS_MAX: usize = 256;
 
 /// Neighbouring pages of RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,11 @@ impl Run {
     #[must_use]
     pub fn end(self) -> u64 {
         u64::from(self.first) + u64::from(self.pages)
+    }
+
+    /// Numbers of its pages.
+    pub fn numbers(self) -> impl Iterator<Item = u32> {
+        (0..self.pages).map(move |index| self.first.saturating_add(index))
     }
 
     /// Bytes of the run.

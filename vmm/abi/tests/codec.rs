@@ -46,6 +46,7 @@ fn starts() -> impl Strategy<Value = Start> {
             clock_multiplier: longs[3],
             clock_offset: longs[4],
             user: words[2],
+            is_capturable: words[0] & 2 == 0,
         }
     })
 }
