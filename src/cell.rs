@@ -230,11 +230,34 @@ impl Nursery {
         node_doorbell: &Doorbell,
         snapshot: Option<&FunctionSnapshot>,
     ) -> Result<(Cell, Infant), String> {
+        self.restore_as(vm, node_doorbell, snapshot, false)
+    }
+
+    /// Restores the base snapshot in a VM that is to be captured.
+    ///
+    /// # Errors
+    /// As [`Nursery::restore`].
+    pub(crate) fn restore_to_capture(
+        &self,
+        vm: u64,
+        node_doorbell: &Doorbell,
+    ) -> Result<(Cell, Infant), String> {
+        self.restore_as(vm, node_doorbell, None, true)
+    }
+
+    fn restore_as(
+        &self,
+        vm: u64,
+        node_doorbell: &Doorbell,
+        snapshot: Option<&FunctionSnapshot>,
+        is_capturable: bool,
+    ) -> Result<(Cell, Infant), String> {
         let generation = self.generations.next();
         let shared = SharedParts::new(vm, generation)
             .map_err(|error| format!("no shared memory: {error}"))?;
         let (mut infant, control) = self.spawn_process(vm)?;
         let mut start = self.start(true, generation, self.core_of(vm));
+        start.is_capturable = is_capturable;
         if let Some(snapshot) = snapshot {
             snapshot.touch(region::clock::monotonic_nanos());
         }

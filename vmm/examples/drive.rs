@@ -1,11 +1,13 @@
-//! Boots a kernel, captures it, restores it twice and prints what its outcome ring says:
+//! Boots a kernel, captures it, restores it each way and prints what its outcome ring says:
 //! `drive KERNEL_ELF [ROOT_IMAGE] [RAM_MIB]`. The VMM is `VMM`, else the one built beside this.
 
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
+#![expect(dead_code, reason = "the tests use more of what is shared with them")]
 
 #[path = "../tests/machine/cell.rs"]
 mod cell;
 
+use abi::control::{Restoring, status};
 use abi::frame::Header;
 use abi::layout::region as layout;
 use abi::ring::{Consumer, Memory};
@@ -29,6 +31,7 @@ fn main() {
 
     let snapshot = region::sealed::unsealed("snapshot").expect("a memfd");
     let cell = Cell::spawn(&vmm);
+    cell.region.write(layout::SEED, &SEED);
     let began = monotonic_nanos();
     cell.boot(&kernel, &snapshot, image.as_deref(), shape);
     let answer = cell.answer();
@@ -36,8 +39,11 @@ fn main() {
     if !matches!(answer, Answer::Captured(_)) {
         return;
     }
-    for number in 1..=2 {
-        restore(&vmm, &snapshot, image.as_deref(), shape, number);
+    for restoring in [Restoring::Map, Restoring::Copy] {
+        println!("{restoring:?}");
+        for number in 1..=2 {
+            restore(&vmm, &snapshot, image.as_deref(), Shape { restoring, ..shape }, number);
+        }
     }
 }
 
@@ -86,11 +92,11 @@ fn restore(
     std::thread::sleep(Duration::from_millis(100));
     print_memory(cell.child.id());
     for (name, counter) in [
-        ("exits", abi::control::status::EXITS),
-        ("halts", abi::control::status::EXITS_HALT),
-        ("signals", abi::control::status::EXITS_SIGNAL),
-        ("interrupts", abi::control::status::INTERRUPTS),
-        ("flavour", abi::control::status::FLAVOUR),
+        ("exits", status::EXITS),
+        ("halts", status::EXITS_HALT),
+        ("signals", status::EXITS_SIGNAL),
+        ("interrupts", status::INTERRUPTS),
+        ("flavour", status::FLAVOUR),
     ] {
         println!("  {name} {}", cell.status.load_u64(counter));
     }

@@ -1,6 +1,7 @@
 //! The first boot: page tables, kernel image and registers of a VM that has never run. What goes
 //! where is [`abi::layout`]'s; the kernel half made here never changes afterwards.
 
+use crate::flavour::{msr_list, set_msrs};
 use crate::gone::{Doing, Gone};
 use crate::machine::Machine;
 use crate::memory::Ram;
@@ -58,7 +59,7 @@ pub(crate) fn load(machine: &mut Machine, elf: &[u8], root_image_bytes: u64) -> 
         ..kvm_bindings::kvm_regs::default()
     };
     vcpu.set_regs(&regs).doing("set the vCPU's registers")?;
-    crate::flavour::write_msrs(vcpu, &cpu.first_msrs())
+    set_msrs(vcpu, &msr_list(&cpu.first_msrs())?)
 }
 
 fn encode(info: &BootInfo) -> Result<[u8; size_of::<BootInfo>()], Malformed> {

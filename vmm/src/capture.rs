@@ -1,20 +1,20 @@
-//! Capture: a booted VM becomes a snapshot.
+//! Capture: a VM becomes a snapshot.
 //!
 //! ```text
-//! READY ─► registers and touched pages are copied ─► the guest runs on to its first halt
+//! booted: READY ─► registers and touched pages are copied ─► the guest runs on to its first halt
 //!       ─► pages that differ by now are the *warm* ones ─► head and pages go to the memfd
 //! ```
-//! A restored VM is captured where it halted, for as long as it lives only stopped.
-//!
 //! The warm pages are what every restored VM writes before it is idle; restore makes them private
 //! up front. What the guest did after READY is thrown away with this process.
 
-use crate::flavour::read_msr;
+use crate::flavour::read_msrs;
 use crate::gone::{Doing, Gone};
 use crate::machine::Shell;
 use crate::memory::{Page, Ram, ZEROS};
-use crate::origin::Origin;
+use crate::restore::Restored;
 use crate::snapshot::{RUNS_MAX, Run, Snapshot, VcpuState, join_runs};
+use crate::vcpu::Vcpu;
+use abi::control::Start;
 use abi::layout::PAGE_BYTES;
 use rustix::io::pwrite;
 use std::io::{self, ErrorKind};
@@ -23,12 +23,14 @@ use std::os::fd::AsFd;
 /// Zero pages up to this many between kept ones are kept too: a mapping costs every restored VM
 /// more than some zeros in the shared snapshot.
 const GAP_PAGES: u32 = 8;
+/// Most pages written since its restore that a captured VM's restores make private up front: half
+/// of what an idle VM may cost.
+const CHANGED_WARM_MAX: usize = 128;
 
-/// The registers of a stopped vCPU.
-pub(crate) fn registers(shell: &Shell) -> Result<VcpuState, Gone> {
+/// The registers of a stopped vCPU, with these model-specific ones.
+pub(crate) fn registers(shell: &Shell, kept: &[u32]) -> Result<VcpuState, Gone> {
     const DOING: &str = "read the vCPU's registers";
     let vcpu = &shell.vcpu;
-    let kept = shell.cpu.kept_msrs();
     Ok(VcpuState {
         regs: vcpu.get_regs().doing(DOING)?,
         sregs: vcpu.get_sregs().doing(DOING)?,
@@ -36,12 +38,9 @@ pub(crate) fn registers(shell: &Shell) -> Result<VcpuState, Gone> {
         events: vcpu.get_vcpu_events().doing(DOING)?,
         xcrs: vcpu.get_xcrs().doing(DOING)?,
         xsave: vcpu.get_xsave().doing(DOING)?,
-        msrs: kept.iter().filter_map(|it| Some((*it, read_msr(vcpu, *it)?))).collect(),
+        msrs: read_msrs(vcpu, kept)?,
     })
 }
-
-/// Most pages a restored VM gets up front: 512 KiB of the 1 MiB an idle VM may cost.
-const WARM_PAGES_MAX: usize = 128;
 
 /// Pages of RAM by number, ascending, those of zeros left out.
 #[derive(Debug)]
@@ -51,16 +50,11 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Copies every page that is not zero, of a first boot.
+    /// Copies every page that is not zero.
     pub(crate) fn copy(ram: &Ram) -> Result<Self, Gone> {
-        Self::of(ram, ram.touched().doing("find the guest's pages")?.into_iter())
-    }
-
-    /// Copies those of these pages, ascending, that are not zero.
-    fn of(ram: &Ram, numbers: impl Iterator<Item = u32>) -> Result<Self, Gone> {
         let mut image = Self { numbers: Vec::new(), pages: Vec::new() };
         let mut page = ZEROS;
-        for number in numbers {
+        for number in ram.touched().doing("find the guest's pages")? {
             ram.read(u64::from(number) * PAGE_BYTES, &mut page).doing("read the guest's pages")?;
             if page.iter().any(|byte| *byte != 0) {
                 image.numbers.push(number);
@@ -100,74 +94,111 @@ fn limited(join: impl Fn(u32) -> Vec<Run>, mut gap: u32) -> Vec<Run> {
     }
 }
 
-/// Writes and seals the snapshot of a boot; returns its length.
-pub(crate) fn write(
+/// Writes a booted VM as it was when it was ready; returns the snapshot's length.
+pub(crate) fn write_booted(
     shell: &Shell,
     state: VcpuState,
     (at_ready, at_idle): (&Image, &Image),
-    (ram_bytes, root_image_bytes): (u64, u64),
+    start: &Start,
     memfd: impl AsFd,
 ) -> Result<u64, Gone> {
     let changed = at_ready.changed(at_idle);
     let snapshot = Snapshot {
         flavour: shell.cpu.flavour,
         cpu_key: shell.cpu.key,
-        ram_bytes,
-        root_image_bytes,
+        ram_bytes: start.ram_bytes,
+        root_image_bytes: start.root_image_bytes,
         state,
         runs: at_ready.runs(),
         warm: limited(|gap| join_runs(changed.iter().copied(), gap), 0),
     };
-    put(&snapshot, at_ready, memfd)
+    let write = write(&snapshot, memfd, |number, page| {
+        *page = *at_ready.page(number).unwrap_or(&ZEROS);
+        Ok(())
+    });
+    write.doing("write the snapshot")
 }
 
-/// Writes and seals the snapshot of a restored VM that halted; it stands alone. What the VM
-/// changed since its restore is what a VM restored from here is likely to change again, so that,
-/// within a limit, is warm.
-pub(crate) fn running(
-    shell: &Shell,
-    ram: &Ram,
-    origin: &mut Origin,
+/// Writes an idle VM that was restored, as it is now; returns the snapshot's length. The file
+/// stands alone: it also holds the pages that are still those of the snapshot the VM came from.
+pub(crate) fn write_idle(
+    vcpu: &Vcpu,
+    restored: &Restored,
+    start: &Start,
     memfd: impl AsFd,
 ) -> Result<u64, Gone> {
-    let own = origin.take_own(ram)?;
-    let before = &origin.snapshot;
-    let mut numbers: Vec<u32> =
-        before.runs.iter().flat_map(|run| run.first..run.first + run.pages).chain(own).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let image = Image::of(ram, numbers.into_iter())?;
-    let is_warm = |number: &u32| before.warm.iter().any(|run| run.holds(*number));
-    let mut pages = origin.pages();
-    let changed = image
-        .numbers
-        .iter()
-        .zip(&image.pages)
-        .filter(|(number, page)| is_warm(number) || pages.page(**number) != *page);
-    let warm: Vec<u32> = changed.map(|(number, _)| *number).take(WARM_PAGES_MAX).collect();
+    let (shell, ram) = (&vcpu.shell, &restored.ram);
+    let kept: Vec<u32> = restored.template.state.msrs.iter().map(|(index, _)| *index).collect();
+    let state = registers(shell, &kept)?;
+    let pages = Pages::look(restored).doing("look through the guest's memory")?;
     let snapshot = Snapshot {
-        flavour: before.flavour,
-        cpu_key: before.cpu_key,
-        ram_bytes: before.ram_bytes,
-        root_image_bytes: before.root_image_bytes,
-        state: registers(shell)?,
-        runs: image.runs(),
-        warm: limited(|gap| join_runs(warm.iter().copied(), gap), 0),
+        flavour: shell.cpu.flavour,
+        cpu_key: shell.cpu.key,
+        ram_bytes: start.ram_bytes,
+        root_image_bytes: start.root_image_bytes,
+        state,
+        runs: limited(|gap| join_runs(pages.filled.iter().copied(), gap), GAP_PAGES),
+        warm: limited(|gap| join_runs(pages.warm.iter().copied(), gap), 0),
     };
-    put(&snapshot, &image, memfd)
+    let write =
+        write(&snapshot, memfd, |number, page| ram.read(u64::from(number) * PAGE_BYTES, page));
+    write.doing("write the snapshot")
 }
 
-fn put(snapshot: &Snapshot, image: &Image, memfd: impl AsFd) -> Result<u64, Gone> {
-    let head = snapshot.head();
-    let mut end = write_at(&memfd, &head, 0).doing("write the snapshot")?;
+/// Pages of a restored VM, by number, ascending.
+#[derive(Debug, Default)]
+struct Pages {
+    /// Those that are not zero.
+    filled: Vec<u32>,
+    /// Those a VM restored from here is taken to write at once.
+    warm: Vec<u32>,
+}
 
-    for run in &snapshot.runs {
-        for number in run.first..run.first + run.pages {
-            let page = image.page(number).unwrap_or(&ZEROS);
-            end = write_at(&memfd, page, end).doing("write the snapshot")?;
+impl Pages {
+    /// A VM that has been captured cannot run on to show which pages it writes first. It will
+    /// attach to its region as it did when it was restored, so the warm pages are those it had
+    /// itself; and what it wrote since, as long as that is little: a program waiting for its
+    /// request has just written its stacks and the kernel's account of it.
+    fn look(restored: &Restored) -> io::Result<Self> {
+        let Restored { template, ram, pagemap, .. } = restored;
+        let mut private = Vec::new();
+        pagemap.private(ram, &mut private)?;
+        let mut candidates: Vec<u32> =
+            private.iter().copied().chain(template.runs()).flat_map(Run::numbers).collect();
+        candidates.sort_unstable();
+        candidates.dedup();
+        let (mut pages, mut changed) = (Self::default(), Vec::new());
+        for number in candidates {
+            if !ram.holds(number, &ZEROS)? {
+                pages.filled.push(number);
+            }
+            if !ram.holds(number, template.page(number))? {
+                changed.push(number);
+            }
         }
+        pages.warm = template.warm().iter().copied().flat_map(Run::numbers).collect();
+        if changed.len() <= CHANGED_WARM_MAX {
+            pages.warm.extend(changed);
+        }
+        pages.warm.sort_unstable();
+        pages.warm.dedup();
+        Ok(pages)
     }
-    region::sealed::freeze(&memfd).doing("seal the snapshot")?;
+}
+
+/// Writes and seals a snapshot; returns its length. `read` fills in each page of its runs.
+fn write(
+    snapshot: &Snapshot,
+    memfd: impl AsFd,
+    mut read: impl FnMut(u32, &mut Page) -> io::Result<()>,
+) -> io::Result<u64> {
+    let mut end = write_at(&memfd, &snapshot.head(), 0)?;
+    let mut page = ZEROS;
+    for number in snapshot.runs.iter().flat_map(|run| run.numbers()) {
+        read(number, &mut page)?;
+        end = write_at(&memfd, &page, end)?;
+    }
+    region::sealed::freeze(&memfd)?;
     Ok(end)
 }
 

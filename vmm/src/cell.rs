@@ -5,19 +5,21 @@ use crate::capture::{self, Image};
 use crate::clock::{Clock, ClockWriter};
 use crate::control::{self, Control};
 use crate::gone::{Doing, Gone};
-use crate::jail;
+use crate::jail::{self, Needs};
 use crate::machine::{self, Machine, Parts, Shell, contents};
 use crate::memory::Ram;
 use crate::order::{Order, Orders};
-use crate::origin::Origin;
+use crate::pagemap::Pagemap;
 use crate::reset;
-use crate::restore;
+use crate::restore::{self, Restored};
+use crate::template::Template;
 use crate::vcpu::{Preempt, Surroundings, Vcpu};
-use abi::control::{Blame, Reply, Request, Start};
-use abi::layout::PAGE_BYTES;
+use abi::control::{Blame, Reply, Request, Start, status};
+use abi::layout::region as layout;
+use abi::ring::Memory;
 use region::Doorbell;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// How long a captured guest may run on until it halts; it takes well under a millisecond.
@@ -60,114 +62,121 @@ fn serve(socket: &OwnedFd) -> Result<(), Gone> {
     machine::check(&start)?;
     let parts = Parts::sort(&start, descriptors)?;
     let any_core = bind(start.core)?;
-    let Made { machine, origin, snapshot } = make(&start, parts)?;
+    let (machine, origin) = make(&start, parts)?;
     let clock = Clock::new(start.clock_multiplier, start.clock_offset);
-    let Machine { shell, mut ram, window, region, status, doorbell, timer } = machine;
+    let Machine { shell, ram, window, region, region_memfd, status, doorbell, timer } = machine;
     let writer = ClockWriter::start(status.clone(), clock, start.generation);
     let preempt = Arc::new(Preempt::here());
     let orders = Arc::new(Orders::default());
     let control = Control {
-        doorbell: doorbell.duplicate().doing("keep the doorbell")?.into(),
-        orders: Arc::clone(&orders),
-        is_capturable: start.is_capturable,
         socket: socket.try_clone().doing("keep the socket")?,
         timer: timer.duplicate().doing("keep the timer's doorbell")?.into(),
         region: region.clone(),
         window,
-        packages_from: start.root_image_bytes.next_multiple_of(PAGE_BYTES),
+        packages_from: machine::packages_from(&start),
         clock,
         preempt: Arc::clone(&preempt),
+        orders: Arc::clone(&orders),
+        doorbell: doorbell.duplicate().doing("keep the doorbell")?.into(),
+        is_capturable: start.is_capturable,
     };
-    let around = Surroundings { region, status, doorbell, clock, writer, preempt };
+    let (shared, counters) = (region.clone(), status.clone());
+    let around = Surroundings { region, status, doorbell, clock, writer, preempt, orders };
     let mut vcpu = Vcpu::new(shell, around)?;
-    if let Some(mut origin) = origin {
-        drop((snapshot, timer));
-        confine(&start, control, any_core, &mut vcpu)?;
-        let restore_nanos = region::clock::monotonic_nanos().saturating_sub(began);
-        control::reply(socket, &Reply::Running { restore_nanos });
-        let mut upkeep = Upkeep { socket, origin: &mut origin, ram: &mut ram };
-        return Err(vcpu.run(&orders, |vcpu, order| upkeep.obey(vcpu, order)));
+    match origin {
+        Origin::Boot { snapshot, kept } => {
+            let needs = Needs { writes_snapshot: true, pagemap: None };
+            confine(&start, control, any_core, &mut vcpu, &needs)?;
+            let ram = (ram, kept.as_slice());
+            let bytes = boot_and_capture(&start, &mut vcpu, ram, &timer, &snapshot)?;
+            control::reply(socket, &Reply::Captured { bytes });
+            Ok(())
+        }
+        Origin::Restore(template) => {
+            drop(timer);
+            let pagemap = Pagemap::open(&ram);
+            counters.store_u64(status::PAGE_FINDER, pagemap.finder() as u64);
+            let needs = Needs { writes_snapshot: start.is_capturable, pagemap: Some(&pagemap) };
+            confine(&start, control, any_core, &mut vcpu, &needs)?;
+            let restore_nanos = region::clock::monotonic_nanos().saturating_sub(began);
+            control::reply(socket, &Reply::Running { restore_nanos });
+            let (number, private) = (shared.load_u64(layout::VM), Vec::new());
+            let mut restored =
+                Restored { template, ram, pagemap, region: shared, region_memfd, number, private };
+            live(socket, &start, &mut vcpu, &mut restored)
+        }
     }
-    confine(&start, control, any_core, &mut vcpu)?;
-    let bytes = boot_and_capture(&start, &mut vcpu, &ram, &timer, &snapshot)?;
-    control::reply(socket, &Reply::Captured { bytes });
-    Ok(())
 }
 
-/// A machine, ready to run.
-struct Made {
-    machine: Machine,
-    /// Of a restore: what it was restored from.
-    origin: Option<Origin>,
-    /// Every other descriptor is closed by then.
-    snapshot: OwnedFd,
-}
-
-fn make(start: &Start, parts: Parts) -> Result<Made, Gone> {
-    let Parts { kvm, shared, kernel, snapshot } = parts;
-    let shell = Shell::create(kvm)?;
-    let Some(kernel) = kernel else {
-        let (ram, origin) = restore::load(&shell, start, &snapshot)?;
-        let machine = Machine::assemble(shell, ram, start, shared)?;
-        restore::set_registers(&machine.shell, origin.state())?;
-        return Ok(Made { machine, origin: Some(origin), snapshot });
-    };
-    let kernel = contents(kernel, "map the kernel")?;
-    let ram = Ram::blank(start.ram_bytes).doing("get memory for the guest")?;
-    let mut machine = Machine::assemble(shell, ram, start, shared)?;
-    boot::load(&mut machine, &kernel, start.root_image_bytes)?;
-    Ok(Made { machine, origin: None, snapshot })
-}
-
-fn boot_and_capture(
+/// Runs the VM, puts it back as often as the node asks for it, and stops for good once captured.
+fn live(
+    socket: &OwnedFd,
     start: &Start,
     vcpu: &mut Vcpu,
-    ram: &Ram,
-    timer: &Doorbell,
-    snapshot: &OwnedFd,
-) -> Result<u64, Gone> {
-    vcpu.run_to_ready()?;
-    let state = capture::registers(&vcpu.shell)?;
-    let at_ready = Image::copy(ram)?;
-    vcpu.run_to_idle(timer, IDLE_LIMIT_NANOS)?;
-    let at_idle = Image::copy(ram)?;
-    let sizes = (start.ram_bytes, start.root_image_bytes);
-    capture::write(&vcpu.shell, state, (&at_ready, &at_idle), sizes, snapshot.as_fd())
-}
-
-/// What is done to a VM between two stretches of its running.
-struct Upkeep<'a> {
-    socket: &'a OwnedFd,
-    origin: &'a mut Origin,
-    ram: &'a mut Ram,
-}
-
-impl Upkeep<'_> {
-    fn obey(&mut self, vcpu: &mut Vcpu, order: Order) -> Result<(), Gone> {
-        match order {
-            Order::Reset { generation, seed, is_verified, began_nanos } => {
-                let dirty_pages = reset::put_back(self.origin, self.ram)?;
-                restore::set_registers(&vcpu.shell, self.origin.state())?;
-                if is_verified {
-                    reset::verify(self.origin, &vcpu.shell, self.ram)?;
-                }
-                reset::empty(self.origin, &vcpu.region, generation, &seed)?;
-                vcpu.begin_anew(generation, dirty_pages);
-                let reset_nanos = region::clock::monotonic_nanos().saturating_sub(began_nanos);
-                let reply = Reply::Reset { generation, dirty_pages, reset_nanos };
-                control::reply(self.socket, &reply);
-                Ok(())
+    restored: &mut Restored,
+) -> Result<(), Gone> {
+    loop {
+        match vcpu.run()? {
+            Order::Reset(order) => {
+                let (dirty_pages, reset_nanos) = reset::reset(restored, vcpu, &order)?;
+                let generation = order.generation;
+                control::reply(socket, &Reply::Reset { generation, dirty_pages, reset_nanos });
             }
             Order::Capture(memfd) => {
-                let bytes = capture::running(&vcpu.shell, self.ram, self.origin, &memfd)?;
-                control::reply(self.socket, &Reply::Captured { bytes });
-                // The control thread ends the process when the node asks for it.
+                vcpu.settle()?;
+                let bytes = capture::write_idle(vcpu, restored, start, &memfd)?;
+                control::reply(socket, &Reply::Captured { bytes });
+                // The control thread ends the process.
                 loop {
                     std::thread::park();
                 }
             }
         }
     }
+}
+
+/// What a VM is made from.
+enum Origin {
+    /// A kernel image; the snapshot's memfd, and the model-specific registers it will keep.
+    Boot {
+        snapshot: OwnedFd,
+        kept: Vec<u32>,
+    },
+    Restore(Box<Template>),
+}
+
+/// The machine, ready to run. Every descriptor it does not need is closed by then.
+fn make(start: &Start, parts: Parts) -> Result<(Machine, Origin), Gone> {
+    let Parts { kvm, shared, kernel, snapshot } = parts;
+    let shell = Shell::create(kvm)?;
+    let Some(kernel) = kernel else {
+        let template = Template::read(&shell.cpu, start, snapshot)?;
+        let ram = restore::ram(&template, start.ram_bytes)?;
+        let machine = Machine::assemble(shell, ram, start, shared)?;
+        restore::set_registers(&machine.shell, &template)?;
+        return Ok((machine, Origin::Restore(Box::new(template))));
+    };
+    let kernel = contents(kernel, "map the kernel")?;
+    let ram = Ram::blank(start.ram_bytes).doing("get memory for the guest")?;
+    let mut machine = Machine::assemble(shell, ram, start, shared)?;
+    let kept = machine.shell.cpu.kept_msrs(&machine.shell.vcpu);
+    boot::load(&mut machine, &kernel, start.root_image_bytes)?;
+    Ok((machine, Origin::Boot { snapshot, kept }))
+}
+
+fn boot_and_capture(
+    start: &Start,
+    vcpu: &mut Vcpu,
+    (ram, kept): (Ram, &[u32]),
+    timer: &Doorbell,
+    snapshot: &OwnedFd,
+) -> Result<u64, Gone> {
+    vcpu.run_to_ready()?;
+    let state = capture::registers(&vcpu.shell, kept)?;
+    let at_ready = Image::copy(&ram)?;
+    vcpu.run_to_idle(timer, IDLE_LIMIT_NANOS)?;
+    let at_idle = Image::copy(&ram)?;
+    capture::write_booted(&vcpu.shell, state, (&at_ready, &at_idle), start, snapshot)
 }
 
 /// Binds this thread to a core; returns the cores it had before.
@@ -187,8 +196,14 @@ fn bind(core: u32) -> Result<CpuSet, Gone> {
 
 /// Gives up everything but the VM, with the control thread running beside this one. That one
 /// may use any core: it has to get a turn while the vCPU spins on its own.
-fn confine(start: &Start, control: Control, any_core: CpuSet, vcpu: &mut Vcpu) -> Result<(), Gone> {
-    jail::enter(start.user, writes_snapshot(start).then_some(start.ram_bytes))?;
+fn confine(
+    start: &Start,
+    control: Control,
+    any_core: CpuSet,
+    vcpu: &mut Vcpu,
+    needs: &Needs<'_>,
+) -> Result<(), Gone> {
+    jail::enter(start.user, needs.writes_snapshot.then_some(start.ram_bytes))?;
     vcpu.settle()?;
     let (started, is_started) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new()
@@ -201,9 +216,5 @@ fn confine(start: &Start, control: Control, any_core: CpuSet, vcpu: &mut Vcpu) -
         })
         .doing("start the control thread")?;
     let _ = is_started.recv();
-    jail::seal(writes_snapshot(start))
-}
-
-fn writes_snapshot(start: &Start) -> bool {
-    !start.is_restore || start.is_capturable
+    jail::seal(needs)
 }

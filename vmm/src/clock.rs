@@ -79,6 +79,15 @@ impl ClockWriter {
         self.set_sequence(self.sequence.wrapping_add(1));
     }
 
+    /// A new life of the VM. Monotonic time goes on.
+    pub(crate) fn restart(&mut self, generation: u64) {
+        self.realtime_offset = region::clock::realtime_offset();
+        self.set_sequence(self.sequence.wrapping_add(1));
+        self.page.store_u64(at(offset_of!(ClockPage, generation)), generation);
+        self.page.store_u64(at(offset_of!(ClockPage, realtime_offset)), self.realtime_offset);
+        self.set_sequence(self.sequence.wrapping_add(1));
+    }
+
     fn set_sequence(&mut self, sequence: u32) {
         // Fences on both sides keep the new offset between the odd and the even number.
         self.page.fence();
@@ -115,5 +124,9 @@ mod tests {
         assert_eq!(page.load_u32(0), 2);
         assert_eq!(page.load_u64(at(offset_of!(ClockPage, generation))), 7);
         assert_ne!(page.load_u64(at(offset_of!(ClockPage, realtime_offset))), 0);
+        writer.restart(8);
+        assert_eq!(page.load_u32(0), 4);
+        assert_eq!(page.load_u64(at(offset_of!(ClockPage, generation))), 8);
+        assert_eq!(page.load_u64(at(offset_of!(ClockPage, monotonic_offset))), 2);
     }
 }

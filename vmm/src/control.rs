@@ -6,11 +6,12 @@
 use crate::clock::Clock;
 use crate::gone::{Doing, Gone};
 use crate::memory::Window;
-use crate::order::{Order, Orders};
+use crate::order::{Order, Orders, Reset};
 use crate::vcpu::Preempt;
 use abi::control::{MESSAGE_BYTES_MAX, Reply, Request};
 use abi::layout::region as layout;
 use abi::ring::Memory;
+use region::clock::monotonic_nanos;
 use region::{Doorbell, Region, message};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -21,8 +22,9 @@ use std::sync::Arc;
 /// Bytes of a reason in a `Gone` reply; leaves room for the message around it.
 const REASON_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
 
-/// One thing at a time.
-const TWICE: Gone = Gone::Request("the one before is not answered yet");
+/// How long a guest that is to be captured may go on before it halts. It has answered that it is
+/// ready, so it polls for 50 us and halts.
+const REST_LIMIT_NANOS: u64 = 1_000_000_000;
 
 /// Sends a reply; a node that is gone does not miss it.
 pub(crate) fn reply(socket: impl AsFd, reply: &Reply<'_>) {
@@ -67,32 +69,48 @@ pub(crate) fn receive(socket: impl AsFd) -> Result<Option<(Request, Vec<OwnedFd>
 pub(crate) struct Control {
     pub(crate) socket: OwnedFd,
     pub(crate) timer: Doorbell,
-    /// Wakes a halted vCPU.
-    pub(crate) doorbell: Doorbell,
-    pub(crate) orders: Arc<Orders>,
-    /// This VM may be written into a snapshot.
-    pub(crate) is_capturable: bool,
     pub(crate) region: Region,
     pub(crate) window: Window,
     /// First byte of the window that packages may be placed at: behind the root image.
     pub(crate) packages_from: u64,
     pub(crate) clock: Clock,
     pub(crate) preempt: Arc<Preempt>,
+    pub(crate) orders: Arc<Orders>,
+    /// What an idle vCPU's thread waits for.
+    pub(crate) doorbell: Doorbell,
+    pub(crate) is_capturable: bool,
+}
+
+/// When the control thread has to look again, in the guest's time.
+#[derive(Debug, Default)]
+struct Deadlines {
+    /// The guest's.
+    guest: Option<u64>,
+    /// When a guest that is to be captured has to have come to rest.
+    capture: Option<u64>,
+}
+
+impl Deadlines {
+    fn next(&self) -> Option<u64> {
+        self.guest.into_iter().chain(self.capture).min()
+    }
 }
 
 impl Control {
     /// Serves until the process ends.
     pub(crate) fn serve(mut self) -> ! {
-        let mut deadline = None;
+        let mut deadlines = Deadlines::default();
         loop {
-            if let Err(gone) = self.step(&mut deadline) {
+            if let Err(gone) = self.step(&mut deadlines) {
                 end(&self.socket, &gone);
             }
         }
     }
 
-    fn step(&mut self, deadline: &mut Option<u64>) -> Result<(), Gone> {
-        let (has_message, has_timer) = self.wait(*deadline)?;
+    fn step(&mut self, deadlines: &mut Deadlines) -> Result<(), Gone> {
+        let (has_message, has_timer) = self.wait(deadlines.next())?;
+        self.look_at_capture(&mut deadlines.capture)?;
+        let deadline = &mut deadlines.guest;
         if has_timer {
             self.timer.drain().doing("read the timer's doorbell")?;
             let wanted = self.region.load_u64(layout::DEADLINE);
@@ -110,7 +128,18 @@ impl Control {
             }
         }
         if has_message {
-            self.serve_one()?;
+            self.serve_one(deadlines)?;
+        }
+        Ok(())
+    }
+
+    /// A guest that does not come to rest cannot be captured.
+    fn look_at_capture(&self, limit: &mut Option<u64>) -> Result<(), Gone> {
+        let Some(at) = *limit else { return Ok(()) };
+        if !self.orders.is_pending() {
+            *limit = None;
+        } else if at <= self.clock.now() {
+            return Err(Gone::Request("the VM to capture does not come to rest"));
         }
         Ok(())
     }
@@ -130,31 +159,28 @@ impl Control {
         }
     }
 
-    /// Leaves an order for the vCPU's thread, and wakes it if it is halted.
-    fn leave(&self, order: Order) -> Result<(), Gone> {
-        if !self.orders.leave(order) {
-            return Err(TWICE);
-        }
-        self.doorbell.ring().doing("wake the vCPU")
-    }
-
-    fn serve_one(&mut self) -> Result<(), Gone> {
-        let Some((request, descriptors)) = receive(&self.socket)? else { std::process::exit(0) };
-        match (request, descriptors.as_slice()) {
-            (Request::Stop, []) => Err(Gone::Asked),
-            (Request::Place { offset, bytes }, [package]) if offset >= self.packages_from => {
+    fn serve_one(&mut self, deadlines: &mut Deadlines) -> Result<(), Gone> {
+        let Some((request, mut descriptors)) = receive(&self.socket)? else {
+            std::process::exit(0)
+        };
+        match (request, descriptors.pop(), descriptors.is_empty()) {
+            (Request::Stop, None, true) => Err(Gone::Asked),
+            (Request::Place { offset, bytes }, Some(package), true)
+                if offset >= self.packages_from =>
+            {
                 self.window.place(offset, bytes, package).doing("place a package")?;
                 reply(&self.socket, &Reply::Placed { offset });
                 Ok(())
             }
-            (Request::Reset { generation, seed, is_verified }, []) => {
-                let began_nanos = region::clock::monotonic_nanos();
-                self.leave(Order::Reset { generation, seed, is_verified, began_nanos })?;
-                self.preempt.stop();
-                Ok(())
+            (Request::Reset { generation, seed, is_verified }, None, true) => {
+                // What the guest's former life asked for is not its next one's.
+                deadlines.guest = None;
+                let asked_nanos = monotonic_nanos();
+                self.order(Order::Reset(Reset { generation, seed, is_verified, asked_nanos }))
             }
-            (Request::Capture, [_]) if self.is_capturable => {
-                self.leave(Order::Capture(descriptors.into_iter().next().ok_or(TWICE)?))
+            (Request::Capture, Some(memfd), true) if self.is_capturable => {
+                deadlines.capture = Some(self.clock.now().saturating_add(REST_LIMIT_NANOS));
+                self.order(Order::Capture(memfd))
             }
             (
                 Request::Place { .. }
@@ -162,8 +188,16 @@ impl Control {
                 | Request::Start(_)
                 | Request::Reset { .. }
                 | Request::Capture,
-                _,
-            ) => Err(Gone::Request("not one for a running VM")),
+                ..,
+            ) => Err(Gone::Request("not one for this running VM")),
         }
+    }
+
+    fn order(&self, order: Order) -> Result<(), Gone> {
+        self.orders.give(order, || {
+            // The signal first: an idle vCPU's thread then needs no second wake-up.
+            self.preempt.kick();
+            self.doorbell.ring().doing("ring for the vCPU's thread")
+        })
     }
 }

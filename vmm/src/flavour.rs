@@ -47,6 +47,8 @@ pub(crate) struct Cpu {
     pub(crate) key: u64,
     cpuid: CpuId,
     cr4: u64,
+    /// Model-specific registers KVM says a guest's state has.
+    msrs: Vec<u32>,
 }
 
 impl Cpu {
@@ -73,7 +75,9 @@ impl Cpu {
         }
         let cr4 = control_bits(flavour, &cpuid);
         let key = cpu_key(flavour, mask, xsave_bytes, cr4);
-        Ok(Self { flavour, xsave_mask: mask, xsave_bytes, key, cpuid, cr4 })
+        let msrs = kvm.get_msr_index_list().doing("ask for model-specific registers")?;
+        let msrs = msrs.as_slice().to_vec();
+        Ok(Self { flavour, xsave_mask: mask, xsave_bytes, key, cpuid, cr4, msrs })
     }
 
     /// What a vCPU gets before any register: its features, its XCR0, its clock.
@@ -128,26 +132,52 @@ impl Cpu {
         }
     }
 
-    /// Model-specific registers worth keeping, PVM's control last: it only takes effect when
-    /// everything else is in place.
-    pub(crate) fn kept_msrs(&self) -> &'static [u32] {
-        const KEPT: [u32; 10] = [
-            0x174,       // SYSENTER_CS
-            0x175,       // SYSENTER_ESP
-            0x176,       // SYSENTER_EIP
-            0x277,       // PAT
-            0xc000_0081, // STAR
-            0xc000_0082, // LSTAR
-            0xc000_0083, // CSTAR
-            0xc000_0084, // SFMASK
-            0xc000_0102, // KERNEL_GS_BASE
-            MSR_PVM_CONTROL,
-        ];
-        match self.flavour {
-            Flavour::Stock => &KEPT[..9],
-            Flavour::Pvm => &KEPT,
+    /// Finds the model-specific registers this vCPU has and lets be set: all that a snapshot keeps
+    /// and a reset puts back. PVM's control comes last: it only takes effect when everything else
+    /// is in place.
+    pub(crate) fn kept_msrs(&self, vcpu: &VcpuFd) -> Vec<u32> {
+        let mut kept = self.msrs.clone();
+        kept.extend(UNLISTED_MSRS);
+        kept.extend(mtrrs());
+        kept.retain(|index| !is_kept_elsewhere(*index));
+        kept.sort_unstable();
+        kept.dedup();
+        kept.retain(|index| {
+            read_msr(vcpu, *index).is_some_and(|value| {
+                msr_list(&[(*index, value)]).is_ok_and(|list| set_msrs(vcpu, &list).is_ok())
+            })
+        });
+        if self.flavour == Flavour::Pvm {
+            kept.push(MSR_PVM_CONTROL);
         }
+        kept
     }
+}
+
+/// Registers that KVM has and does not list.
+const UNLISTED_MSRS: [u32; 6] = [
+    0x48,        // SPEC_CTRL
+    0x277,       // PAT
+    0xda0,       // XSS
+    0x2ff,       // MTRR_DEF_TYPE
+    0xc000_0102, // KERNEL_GS_BASE
+    0xc000_0103, // TSC_AUX
+];
+/// Memory types: of no effect in a VM, but they keep what a guest writes.
+fn mtrrs() -> impl Iterator<Item = u32> {
+    (0x200..0x210).chain([0x250, 0x258, 0x259]).chain(0x268..0x270)
+}
+
+/// Whether a register is part of the special registers, or a clock that runs on: on stock KVM the
+/// time-stamp counter is set right by its offset to the host's.
+fn is_kept_elsewhere(index: u32) -> bool {
+    const APIC_BASE: u32 = 0x1b;
+    const TSC: u32 = 0x10;
+    const TSC_DEADLINE: u32 = 0x6e0;
+    const EFER: u32 = 0xc000_0080;
+    const FS_BASE: u32 = 0xc000_0100;
+    const GS_BASE: u32 = 0xc000_0101;
+    [APIC_BASE, TSC, TSC_DEADLINE, EFER, FS_BASE, GS_BASE, MSR_PVM_CONTROL].contains(&index)
 }
 
 /// Value of a model-specific register, `None` when the vCPU has none of that number.
@@ -160,18 +190,33 @@ pub(crate) fn read_msr(vcpu: &VcpuFd, index: u32) -> Option<u64> {
     }
 }
 
-/// Writes model-specific registers, in order.
-pub(crate) fn write_msrs(vcpu: &VcpuFd, msrs: &[(u32, u64)]) -> Result<(), Gone> {
-    if msrs.is_empty() {
-        return Ok(());
+/// Values of model-specific registers the vCPU has.
+pub(crate) fn read_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, Gone> {
+    let wanted: Vec<_> = indices.iter().map(|index| (*index, 0)).collect();
+    let mut list = msr_list(&wanted)?;
+    let read = vcpu.get_msrs(&mut list).doing("read model-specific registers")?;
+    if read != indices.len() {
+        return Err(Gone::Request("a model-specific register cannot be read"));
     }
+    Ok(list.as_slice().iter().map(|entry| (entry.index, entry.data)).collect())
+}
+
+/// Model-specific registers as KVM takes them.
+pub(crate) fn msr_list(msrs: &[(u32, u64)]) -> Result<Msrs, Gone> {
     let entries: Vec<_> = msrs
         .iter()
         .map(|(index, data)| kvm_msr_entry { index: *index, data: *data, reserved: 0 })
         .collect();
-    let list = Msrs::from_entries(&entries).map_err(|_| Gone::Request("too many registers"))?;
-    let written = vcpu.set_msrs(&list).doing("set model-specific registers")?;
-    if written == msrs.len() {
+    Msrs::from_entries(&entries).map_err(|_| Gone::Request("too many registers"))
+}
+
+/// Writes model-specific registers, in order.
+pub(crate) fn set_msrs(vcpu: &VcpuFd, msrs: &Msrs) -> Result<(), Gone> {
+    if msrs.as_slice().is_empty() {
+        return Ok(());
+    }
+    let written = vcpu.set_msrs(msrs).doing("set model-specific registers")?;
+    if written == msrs.as_slice().len() {
         Ok(())
     } else {
         Err(Gone::Request("a model-specific register was refused"))

@@ -31,10 +31,10 @@ pub enum Gone {
     Dead(&'static str),
     /// The message the node sent is not one this VMM can serve.
     Request(&'static str),
-    /// A reset VM is not as its snapshot has it: which part.
-    NotReset(String),
     /// The snapshot cannot be used.
     Snapshot(SnapshotFault),
+    /// A VM that was reset is not as its snapshot has it.
+    Different(Difference),
     /// The host refused something.
     Host {
         /// What was being done.
@@ -55,7 +55,7 @@ impl Gone {
             | Self::UnknownPort(_)
             | Self::NoMemory { .. }
             | Self::Dead(_) => Blame::Guest,
-            Self::Request(_) | Self::NotReset(_) | Self::Snapshot(_) | Self::Host { .. } => {
+            Self::Request(_) | Self::Snapshot(_) | Self::Different(_) | Self::Host { .. } => {
                 Blame::Host
             }
         }
@@ -77,11 +77,30 @@ impl fmt::Display for Gone {
             }
             Self::Dead(how) => write!(formatter, "guest {how}"),
             Self::Request(what) => write!(formatter, "control message: {what}"),
-            Self::NotReset(what) => {
-                write!(formatter, "after a reset {what} not as the snapshot has it")
-            }
             Self::Snapshot(fault) => write!(formatter, "snapshot: {fault}"),
+            Self::Different(what) => write!(formatter, "reset left {what} different"),
             Self::Host { doing, error } => write!(formatter, "cannot {doing}: {error}"),
+        }
+    }
+}
+
+/// What a reset did not put back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// A page of RAM, by number.
+    Page(u32),
+    /// Registers, by name.
+    Register(String),
+    /// A byte of the region, by offset.
+    Region(u32),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Page(number) => write!(formatter, "page {number:#x}"),
+            Self::Register(name) => formatter.write_str(name),
+            Self::Region(offset) => write!(formatter, "region byte {offset:#x}"),
         }
     }
 }

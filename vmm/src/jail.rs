@@ -14,6 +14,7 @@
 mod filter;
 
 use crate::gone::{Doing, Gone};
+use crate::pagemap::Pagemap;
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_move, unmount,
@@ -69,10 +70,19 @@ pub(crate) fn enter(user: u32, snapshot_ram_bytes: Option<u64>) -> Result<(), Go
     limit(Resource::Nofile, DESCRIPTORS_MAX)
 }
 
-/// Locks the door: no more threads, and only the system calls a running VM needs.
-pub(crate) fn seal(is_boot: bool) -> Result<(), Gone> {
+/// What a VM needs beyond running.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs<'a> {
+    /// It will be captured.
+    pub(crate) writes_snapshot: bool,
+    /// How a VM that can be reset finds its private pages; `None` for one that cannot.
+    pub(crate) pagemap: Option<&'a Pagemap>,
+}
+
+/// Locks the door: no more threads, and only the system calls such a VM needs.
+pub(crate) fn seal(needs: &Needs<'_>) -> Result<(), Gone> {
     limit(Resource::Nproc, 0)?;
-    filter::apply(is_boot)
+    filter::apply(needs)
 }
 
 fn limit(resource: Resource, value: u64) -> Result<(), Gone> {

@@ -24,10 +24,8 @@ ioctl_ior_nr!(KVM_GET_VCPU_EVENTS, KVMIO, 0x9f, kvm_vcpu_events);
 ioctl_ior_nr!(KVM_GET_DEBUGREGS, KVMIO, 0xa1, kvm_debugregs);
 ioctl_ior_nr!(KVM_GET_XSAVE, KVMIO, 0xa4, kvm_xsave);
 ioctl_ior_nr!(KVM_GET_XCRS, KVMIO, 0xa6, kvm_xcrs);
-ioctl_iow_nr!(KVM_SET_REGS, KVMIO, 0x82, kvm_regs);
 ioctl_iow_nr!(KVM_SET_SREGS, KVMIO, 0x84, kvm_sregs);
 ioctl_iow_nr!(KVM_SET_MSRS, KVMIO, 0x89, kvm_msrs);
-ioctl_iow_nr!(KVM_SET_VCPU_EVENTS, KVMIO, 0xa0, kvm_vcpu_events);
 ioctl_iow_nr!(KVM_SET_DEBUGREGS, KVMIO, 0xa2, kvm_debugregs);
 ioctl_iow_nr!(KVM_SET_XSAVE, KVMIO, 0xa5, kvm_xsave);
 ioctl_iow_nr!(KVM_SET_XCRS, KVMIO, 0xa7, kvm_xcrs);
@@ -38,17 +36,15 @@ pub(crate) mod number {
     use std::ffi::c_ulong;
 
     /// What a running VM needs.
-    pub(crate) const RUN: [fn() -> c_ulong; 3] =
-        [super::KVM_RUN, super::KVM_INTERRUPT, crate::memory::pagemap::request_number];
-    /// What setting a stopped vCPU needs.
-    pub(crate) const RESET: [fn() -> c_ulong; 7] = [
-        super::KVM_SET_REGS,
+    pub(crate) const RUN: [fn() -> c_ulong; 2] = [super::KVM_RUN, super::KVM_INTERRUPT];
+    /// What putting a vCPU back needs.
+    pub(crate) const RESET: [fn() -> c_ulong; 6] = [
         super::KVM_SET_SREGS,
         super::KVM_SET_MSRS,
-        super::KVM_SET_VCPU_EVENTS,
         super::KVM_SET_DEBUGREGS,
         super::KVM_SET_XSAVE,
         super::KVM_SET_XCRS,
+        super::KVM_SET_DEVICE_ATTR,
     ];
     /// What reading a stopped vCPU needs.
     pub(crate) const CAPTURE: [fn() -> c_ulong; 7] = [

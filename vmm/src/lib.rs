@@ -4,21 +4,22 @@
 //!
 //! ```text
 //!  main ─► cell ─► machine ─► boot ───► vcpu ─► capture ─► snapshot     once
-//!                     └─────► restore ► vcpu ◄─► reset                  many times
+//!                     └─────► restore ► vcpu (main thread) ─► reset      many times
 //!                                       control (second thread)
 //! ```
 //! Modules in reading order; each uses only those below it and the errors of [`gone`].
 
 pub mod cell;
+mod reset;
 mod control;
+mod verify;
+mod capture;
+mod restore;
 mod boot;
 #[expect(unsafe_code, reason = "signal handler, and the signal to the vCPU's thread")]
 mod vcpu;
 mod order;
-mod reset;
-mod capture;
-mod restore;
-mod origin;
+mod template;
 mod machine;
 #[expect(unsafe_code, reason = "closes inherited descriptors, leaves namespaces")]
 mod jail;
@@ -27,6 +28,8 @@ mod flavour;
 mod kvm;
 #[expect(unsafe_code, reason = "maps, copies and advises guest memory")]
 mod memory;
+#[expect(unsafe_code, reason = "asks the host which pages are private")]
+mod pagemap;
 mod clock;
 pub mod snapshot;
 pub mod gone;

@@ -43,7 +43,6 @@ pub(crate) struct Shared {
     /// Guest to node.
     node_doorbell: OwnedFd,
     root_image: Option<OwnedFd>,
-    /// What the snapshot's guest has loaded.
     package: Option<OwnedFd>,
 }
 
@@ -76,10 +75,15 @@ pub(crate) fn check(start: &Start) -> Result<(), Gone> {
     if !is_size || start.root_image_bytes > WINDOW_BYTES {
         return Err(Gone::Request("sizes are out of range"));
     }
-    if start.package_bytes != 0 && start.package_offset < start.root_image_bytes {
+    if start.package_bytes != 0 && start.package_offset < packages_from(start) {
         return Err(Gone::Request("the package lies over the root image"));
     }
     Ok(())
+}
+
+/// First byte of the window that packages may be placed at: behind the root image.
+pub(crate) fn packages_from(start: &Start) -> u64 {
+    start.root_image_bytes.next_multiple_of(PAGE_BYTES)
 }
 
 /// A VM without memory: enough to find out what the host offers.
@@ -119,6 +123,7 @@ pub(crate) struct Machine {
     pub(crate) ram: Ram,
     pub(crate) window: Window,
     pub(crate) region: Region,
+    pub(crate) region_memfd: OwnedFd,
     /// Clock page and counters.
     pub(crate) status: Region,
     /// The node rings it, the vCPU waits for it.
@@ -147,7 +152,7 @@ impl Machine {
         }
         if let Some(package) = &shared.package {
             let (offset, bytes) = (start.package_offset, start.package_bytes);
-            window.place(offset, bytes, package).doing("place a package")?;
+            window.place(offset, bytes, package).doing("place the package")?;
         }
         let timer = Doorbell::new().doing("create the timer's doorbell")?;
         let vm = &shell.vm;
@@ -157,7 +162,8 @@ impl Machine {
         kvm::add_doorbell(vm, PORT_TIMER, guest_timer.into()).doing("connect the timer")?;
         status.store_u32(status::FLAVOUR, shell.cpu.flavour as u32);
         let doorbell = shared.doorbell.into();
-        let machine = Self { shell, ram, window, region, status, doorbell, timer };
+        let region_memfd = shared.region;
+        let machine = Self { shell, ram, window, region, region_memfd, status, doorbell, timer };
         machine.add_slots()?;
         Ok(machine)
     }

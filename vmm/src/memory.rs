@@ -3,12 +3,11 @@
 //! ```text
 //! RAM, first boot    one private memfd, so that its holes tell which pages were ever touched
 //! RAM, restored      anonymous memory; over it, MAP_PRIVATE, the runs of the sealed snapshot
+//!                    (what the first moments write may be a copy in anonymous memory instead)
 //! window             a PROT_NONE reservation; packages and images are placed in it read-only
 //! ```
 //! Invariants: addresses never change while the VM lives; no Rust reference to guest memory is
 //! ever made, bytes are copied; RAM is only touched here while the vCPU does not run.
-
-pub(crate) mod pagemap;
 
 use crate::snapshot::Run;
 use abi::layout::{LARGE_PAGE_BYTES, PAGE_BYTES};
@@ -20,13 +19,13 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::{copy_nonoverlapping, null_mut};
 
-/// Bytes of a page, as a length.
-pub(crate) const PAGE: usize = 4096;
 /// One page's bytes.
-pub(crate) type Page = [u8; PAGE];
-/// A page nobody wrote.
-pub(crate) const ZEROS: Page = [0; PAGE];
-const _: () = assert!(PAGE as u64 == PAGE_BYTES);
+pub(crate) type Page = [u8; 4096];
+/// A page nobody ever wrote.
+pub(crate) const ZEROS: Page = [0; 4096];
+/// What is compared at once.
+type Line = [u64; 8];
+const _: () = assert!(size_of::<Page>() as u64 == PAGE_BYTES);
 
 /// The VM's RAM, mapped here.
 #[derive(Debug)]
@@ -45,44 +44,75 @@ impl Ram {
         Ok(Self { mapping, memfd: Some(memfd) })
     }
 
-    /// The pages of a snapshot, private to this VM from the first write on. `pages_offset` is
-    /// where in the file the first run's pages lie; the caller has checked runs and file length.
-    pub(crate) fn restored(
-        bytes: u64,
-        snapshot: impl AsFd,
-        runs: &[Run],
-        pages_offset: u64,
-    ) -> io::Result<Self> {
+    /// Zeros that take no memory until they are written, for a snapshot to be laid over.
+    pub(crate) fn reserved(bytes: u64) -> io::Result<Self> {
         let anonymous = MmapOptions::new().len(length(bytes)?).no_reserve_swap().map_anon()?;
         let ram = Self { mapping: MmapRaw::from(anonymous), memfd: None };
-        // A huge page for one written byte would cost 2 MiB of every idle VM.
-        ram.advise(0, bytes, Advice::LinuxNoHugepage)?;
-        let mut offset = pages_offset;
-        for run in runs {
-            ram.overlay(*run, snapshot.as_fd(), offset)?;
-            offset += run.bytes();
-        }
+        ram.forbid_huge_pages()?;
         Ok(ram)
     }
 
-    fn overlay(&self, run: Run, snapshot: impl AsFd, offset: u64) -> io::Result<()> {
+    /// Forgets everything: zeros that take no memory, at the same address.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        self.map_anonymous(0, self.bytes(), flags)?;
+        self.forbid_huge_pages()
+    }
+
+    /// A huge page for one written byte would cost 2 MiB of every idle VM.
+    fn forbid_huge_pages(&self) -> io::Result<()> {
+        let result = self.advise(0, self.bytes(), Advice::LinuxNoHugepage);
+        // A kernel without huge pages does not know the advice.
+        if is_unknown_advice(&result) { Ok(()) } else { result }
+    }
+
+    /// Zeros that are private and present already, instead of what the snapshot has there.
+    pub(crate) fn renew(&mut self, run: Run) -> io::Result<()> {
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE | MapFlags::POPULATE;
+        self.map_anonymous(u64::from(run.first) * PAGE_BYTES, run.bytes(), flags)
+    }
+
+    fn map_anonymous(&self, gpa: u64, bytes: u64, flags: MapFlags) -> io::Result<()> {
+        let start = self.pointer(gpa, bytes)?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: `pointer` checked that the range lies inside this mapping, which is ours alone
+        // and has no references into it.
+        unsafe { mmap_anonymous(start.cast(), length(bytes)?, protection, flags) }?;
+        Ok(())
+    }
+
+    /// Puts pages of a sealed file, from `offset` on, over a run: private to this VM from the
+    /// first write on. The caller has checked the file's length.
+    pub(crate) fn overlay(&mut self, run: Run, file: impl AsFd, offset: u64) -> io::Result<()> {
         let start = self.pointer(u64::from(run.first) * PAGE_BYTES, run.bytes())?;
         let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: `pointer` checked that the range lies inside this mapping, which is ours alone
         // and has no references into it; the file is sealed, so it cannot shrink under us.
-        unsafe { mmap(start.cast(), length(run.bytes())?, protection, flags, snapshot, offset) }?;
+        unsafe { mmap(start.cast(), length(run.bytes())?, protection, flags, file, offset) }?;
         Ok(())
     }
 
-    /// Replaces pages of the snapshot by anonymous memory: zeros until somebody copies them.
-    pub(crate) fn uncover(&mut self, run: Run) -> io::Result<()> {
-        let start = self.pointer(u64::from(run.first) * PAGE_BYTES, run.bytes())?;
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: as in `overlay`; what is replaced is this VM's own, which has not run yet.
-        unsafe { mmap_anonymous(start.cast(), length(run.bytes())?, protection, flags) }?;
-        self.advise(u64::from(run.first) * PAGE_BYTES, run.bytes(), Advice::LinuxNoHugepage)
+    /// Whether a page holds these bytes.
+    pub(crate) fn holds(&self, number: u32, page: &Page) -> io::Result<bool> {
+        let mut at = self.pointer(u64::from(number) * PAGE_BYTES, PAGE_BYTES)?.cast::<Line>();
+        for line in page.as_chunks::<64>().0 {
+            // SAFETY: the range was checked, is mapped and aligned to pages, the vCPU does not run
+            // (module invariant), and any bytes are words.
+            let found = unsafe { at.read() };
+            let (words, _) = line.as_chunks::<8>();
+            let pairs = found.iter().zip(words);
+            if pairs.fold(0, |all, (a, b)| all | (a ^ u64::from_ne_bytes(*b))) != 0 {
+                return Ok(false);
+            }
+            at = at.wrapping_add(1);
+        }
+        Ok(true)
+    }
+
+    /// Gives memory back that pages hold which were only read: nothing in them changes.
+    pub(crate) fn forget(&self, run: Run) -> io::Result<()> {
+        self.advise(u64::from(run.first) * PAGE_BYTES, run.bytes(), Advice::LinuxDontNeed)
     }
 
     /// Address of guest-physical 0 in this process.
@@ -114,17 +144,9 @@ impl Ram {
     /// Numbers of the pages that were ever touched, ascending. Only on a first boot.
     pub(crate) fn touched(&self) -> io::Result<Vec<u32>> {
         let memfd = self.memfd.as_ref().ok_or(ErrorKind::Unsupported)?;
-        let mut pages = Vec::new();
-        let mut at = 0;
-        loop {
-            let start = match seek(memfd, SeekFrom::Data(at)) {
-                Err(Errno::NXIO) => return Ok(pages),
-                other => other?,
-            };
-            at = seek(memfd, SeekFrom::Hole(start))?;
-            let number = |offset| u32::try_from(offset / PAGE_BYTES).unwrap_or(u32::MAX);
-            pages.extend(number(start)..number(at.next_multiple_of(PAGE_BYTES)));
-        }
+        let number = |offset| u32::try_from(offset / PAGE_BYTES).unwrap_or(u32::MAX);
+        let filled = filled(memfd)?;
+        Ok(filled.into_iter().flat_map(|(start, end)| number(start)..number(end)).collect())
     }
 
     /// Makes pages private and present, so that the guest's first write costs no fault. Hosts
@@ -142,18 +164,9 @@ impl Ram {
         if is_unknown_advice(&result) { Ok(()) } else { result }
     }
 
-    /// Lets go of every page that became private: they are the snapshot's, or zeros, again.
-    pub(crate) fn give_back(&mut self) -> io::Result<()> {
-        // SAFETY: the whole mapping, which is private to the VM; it does not run (module
-        // invariant), and no reference to its bytes exists.
-        Ok(unsafe {
-            madvise(self.mapping.as_mut_ptr().cast(), self.mapping.len(), Advice::LinuxDontNeed)
-        }?)
-    }
-
     fn advise(&self, gpa: u64, bytes: u64, advice: Advice) -> io::Result<()> {
         let start = self.pointer(gpa, bytes)?;
-        // SAFETY: the range was checked; the advices given here change no contents.
+        // SAFETY: the range was checked, no reference to it exists and the vCPU does not run.
         Ok(unsafe { madvise(start.cast(), length(bytes)?, advice) }?)
     }
 
@@ -163,6 +176,21 @@ impl Ram {
             return Err(io::Error::new(ErrorKind::InvalidInput, "outside of RAM"));
         }
         Ok(self.mapping.as_mut_ptr().wrapping_add(length(gpa)?))
+    }
+}
+
+/// Stretches of a memfd that hold anything, in bytes, ascending: whole pages, whoever wrote them
+/// and wherever the host keeps them. The rest reads as zeros.
+pub(crate) fn filled(memfd: impl AsFd) -> io::Result<Vec<(u64, u64)>> {
+    let mut filled = Vec::new();
+    let mut at = 0;
+    loop {
+        let start = match seek(&memfd, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => return Ok(filled),
+            other => other?,
+        };
+        at = seek(&memfd, SeekFrom::Hole(start))?.next_multiple_of(PAGE_BYTES);
+        filled.push((start, at));
     }
 }
 
@@ -234,7 +262,8 @@ mod tests {
         file.extend([7; 8192]);
         let memfd = region::sealed::frozen("test", &file).unwrap();
         let run = Run { first: 2, pages: 2 };
-        let mut ram = Ram::restored(32 << 20, &memfd, &[run], 4096).unwrap();
+        let mut ram = Ram::reserved(32 << 20).unwrap();
+        ram.overlay(run, &memfd, 4096).unwrap();
         ram.populate(Run { first: 3, pages: 40 }).unwrap();
         ram.populate_shared(run).unwrap();
         ram.write(2 * 4096, &[9]).unwrap();
@@ -243,6 +272,31 @@ mod tests {
         assert_eq!(bytes, [0, 9, 7]);
         ram.read(4 * 4096 - 1, &mut bytes).unwrap();
         assert_eq!(bytes, [7, 0, 0]);
+    }
+
+    #[test]
+    fn pages_are_compared_to_their_last_byte() {
+        let mut ram = Ram::reserved(32 << 20).unwrap();
+        assert!(ram.holds(8191, &ZEROS).unwrap());
+        for at in [0, 63, 64, 4095] {
+            ram.write(8191 * 4096 + at, &[1]).unwrap();
+            assert!(!ram.holds(8191, &ZEROS).unwrap(), "{at}");
+            ram.write(8191 * 4096 + at, &[0]).unwrap();
+        }
+        assert!(ram.holds(8191, &ZEROS).unwrap());
+        assert!(ram.holds(8192, &ZEROS).is_err());
+    }
+
+    #[test]
+    fn cleared_and_renewed_pages_are_zeros() {
+        let memfd = region::sealed::frozen("test", &[7; 8192]).unwrap();
+        let mut ram = Ram::reserved(32 << 20).unwrap();
+        ram.overlay(Run { first: 2, pages: 2 }, &memfd, 0).unwrap();
+        ram.renew(Run { first: 3, pages: 1 }).unwrap();
+        assert!(ram.holds(2, &[7; 4096]).unwrap() && ram.holds(3, &ZEROS).unwrap());
+        ram.write(9 * 4096, &[1]).unwrap();
+        ram.clear().unwrap();
+        assert!([2, 3, 9].iter().all(|number| ram.holds(*number, &ZEROS).unwrap()));
     }
 
     #[test]

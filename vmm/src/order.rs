@@ -1,65 +1,84 @@
-//! What the control thread has the vCPU's thread do: it alone may touch the stopped vCPU.
+//! What the node orders of the vCPU's thread, handed over by the control thread.
+//!
+//! ```text
+//! control thread   lock ─ leave the order ─ signal, doorbell ─ unlock
+//! vCPU's thread    out of KVM_RUN by the signal, or out of its wait by the doorbell ─ lock ─ take it
+//! ```
+//! The signal ends `KVM_RUN` whatever the guest does, and the doorbell stays rung, so the vCPU stops
+//! in bounded time. Both are sent before the lock is free: whoever has taken an order has the
+//! signal behind it, at the latest after its next system call.
 
+use crate::gone::Gone;
 use abi::control::SEED_BYTES;
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// One thing to do.
+/// What the vCPU's thread is to do with the stopped VM.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Put the VM back, whatever it is doing.
-    Reset {
-        /// Number of the restore it then is.
-        generation: u64,
-        /// Entropy for the guest.
-        seed: [u8; SEED_BYTES],
-        /// Compare it with its snapshot before it runs.
-        is_verified: bool,
-        /// When the node's message came.
-        began_nanos: u64,
-    },
-    /// Write the VM into a snapshot, once it halts.
+    /// Put it back to its snapshot and run it.
+    Reset(Reset),
+    /// Write it, once it is idle, into this memfd.
     Capture(OwnedFd),
+}
+
+/// A reset the node asked for.
+#[derive(Debug)]
+pub(crate) struct Reset {
+    /// Number of the VM's new life.
+    pub(crate) generation: u64,
+    /// Its entropy.
+    pub(crate) seed: [u8; SEED_BYTES],
+    /// Whether everything is compared afterwards.
+    pub(crate) is_verified: bool,
+    /// When the request came, monotonic nanoseconds.
+    pub(crate) asked_nanos: u64,
 }
 
 /// The place for one order.
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
+    pending: Mutex<Option<Order>>,
     is_pending: AtomicBool,
-    slot: Mutex<Option<Order>>,
 }
 
 impl Orders {
-    /// Leaves an order; the caller then stops the vCPU. `false`: the one before is not done yet.
-    pub(crate) fn leave(&self, order: Order) -> bool {
-        let mut slot = self.slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let is_free = slot.is_none();
-        if is_free {
-            *slot = Some(order);
-            // ordering: release; pairs with the acquire load below.
-            self.is_pending.store(true, Ordering::Release);
-        }
-        is_free
+    fn lock(&self) -> MutexGuard<'_, Option<Order>> {
+        // A panic ends the process.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is one.
+    /// Leaves an order and stops the vCPU by `stop`. On the control thread.
+    pub(crate) fn give(
+        &self,
+        order: Order,
+        stop: impl FnOnce() -> Result<(), Gone>,
+    ) -> Result<(), Gone> {
+        let mut pending = self.lock();
+        if pending.replace(order).is_some() {
+            return Err(Gone::Request("there is an order already"));
+        }
+        // ordering: release; pairs with the acquire load in `take`. The order itself is the lock's.
+        self.is_pending.store(true, Ordering::Release);
+        stop()
+    }
+
+    /// Whether an order waits to be taken.
     pub(crate) fn is_pending(&self) -> bool {
-        // ordering: acquire; pairs with the release store of whoever left it.
+        // ordering: acquire; pairs with the release store in `give`.
         self.is_pending.load(Ordering::Acquire)
     }
 
-    /// Takes it, if the vCPU is where it can be done.
-    pub(crate) fn take(&self, is_halted: bool) -> Option<Order> {
+    /// The order, if there is one for a VM in this state. On the vCPU's thread.
+    pub(crate) fn take(&self, is_idle: bool) -> Option<Order> {
         if !self.is_pending() {
             return None;
         }
-        let mut slot = self.slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if matches!(*slot, Some(Order::Capture(_))) && !is_halted {
-            return None;
-        }
-        // ordering: relaxed; only this thread clears it, and the lock orders the slot.
-        self.is_pending.store(false, Ordering::Relaxed);
-        slot.take()
+        let mut pending = self.lock();
+        let order = pending.take_if(|order| is_idle || matches!(order, Order::Reset(_)))?;
+        // ordering: release; as in `give`.
+        self.is_pending.store(false, Ordering::Release);
+        Some(order)
     }
 }

@@ -28,7 +28,7 @@ const FIXED_BYTES: usize = UNCOVERED_BYTES + 3 * 4 + 3 * 8 + 4 * 4;
 /// the host allows 65,530 of those per process.
 pub const RUNS_MAX: usize = 2048;
 /// Most model-specific registers.
-const MSRS_MAX: usize = 64;
+const MSRS_MAX: usize = 256;
 
 /// Neighbouring pages of RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +46,9 @@ impl Run {
         u64::from(self.first) + u64::from(self.pages)
     }
 
-    /// Whether a page is in it.
-    #[must_use]
-    pub fn holds(self, page: u32) -> bool {
-        self.first <= page && u64::from(page) < self.end()
+    /// Numbers of its pages.
+    pub fn numbers(self) -> impl Iterator<Item = u32> {
+        (0..self.pages).map(move |index| self.first.saturating_add(index))
     }
 
     /// Bytes of the run.
@@ -100,22 +99,6 @@ impl fmt::Debug for VcpuState {
 }
 
 impl VcpuState {
-    /// Names registers that are not as in `wanted`; none: all are.
-    #[must_use]
-    pub fn difference(&self, wanted: &Self) -> Option<&'static str> {
-        let parts = [
-            ("general registers", self.regs.as_bytes(), wanted.regs.as_bytes()),
-            ("segments and control registers", self.sregs.as_bytes(), wanted.sregs.as_bytes()),
-            ("debug registers", self.debug.as_bytes(), wanted.debug.as_bytes()),
-            ("pending events", self.events.as_bytes(), wanted.events.as_bytes()),
-            ("XCR0", self.xcrs.as_bytes(), wanted.xcrs.as_bytes()),
-            ("vector registers", self.xsave.as_bytes(), wanted.xsave.as_bytes()),
-        ];
-        let part = parts.into_iter().find(|(_, ours, theirs)| ours != theirs);
-        let msrs = (self.msrs != wanted.msrs).then_some("model-specific registers");
-        part.map(|(name, ..)| name).or(msrs)
-    }
-
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(self.regs.as_bytes());

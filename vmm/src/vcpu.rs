@@ -6,6 +6,8 @@
 //!          ├── READY ► capture                      │
 //!          └── anything else ► Gone
 //! ```
+//! Behind every halt, wait, signal and window it looks whether the node has ordered something.
+//!
 //! Preemption: the control thread sends a signal; its handler sets `immediate_exit`, so that a
 //! signal that arrives just before `KVM_RUN` is not lost. The interrupt is injected as soon as
 //! the guest can take one, which is only in user mode. Kernel and user are told apart by the
@@ -19,7 +21,8 @@ use crate::order::{Order, Orders};
 use abi::control::status;
 use abi::layout::{PORT_PANIC, PORT_READY, VECTOR_PREEMPT, region as layout};
 use abi::ring::Memory;
-use kvm_ioctls::VcpuExit;
+use kvm_bindings::{kvm_regs, kvm_vcpu_events};
+use kvm_ioctls::{SyncReg, VcpuExit};
 use libc::{c_int, c_void, siginfo_t};
 use region::{Doorbell, Region};
 use std::io;
@@ -75,19 +78,19 @@ impl Preempt {
         self.is_armed.store(false, Ordering::Relaxed);
     }
 
+    /// Makes the vCPU's thread leave `KVM_RUN`, now or the next time it enters.
+    pub(crate) fn kick(&self) {
+        let (process, thread) = (self.process, self.thread);
+        // SAFETY: a system call without pointers, to a thread of this process.
+        unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGRTMIN()) };
+    }
+
     /// The deadline passed: interrupts the vCPU, unless it went idle meanwhile.
     pub(crate) fn fire(&self) {
         // ordering: relaxed; see `arm`.
         if self.is_armed.swap(false, Ordering::Relaxed) {
-            self.stop();
+            self.kick();
         }
-    }
-
-    /// Makes the vCPU's thread come out of the guest.
-    pub(crate) fn stop(&self) {
-        let (process, thread) = (self.process, self.thread);
-        // SAFETY: a system call without pointers, to a thread of this process.
-        unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGRTMIN()) };
     }
 }
 
@@ -105,12 +108,13 @@ enum Exit {
 #[derive(Debug)]
 pub(crate) struct Vcpu {
     pub(crate) shell: Shell,
-    pub(crate) region: Region,
+    region: Region,
     status: Region,
     doorbell: Doorbell,
     clock: Clock,
     writer: ClockWriter,
     preempt: Arc<Preempt>,
+    orders: Arc<Orders>,
     wants_interrupt: bool,
 }
 
@@ -123,6 +127,7 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Clock,
     pub(crate) writer: ClockWriter,
     pub(crate) preempt: Arc<Preempt>,
+    pub(crate) orders: Arc<Orders>,
 }
 
 impl Vcpu {
@@ -132,9 +137,18 @@ impl Vcpu {
         // ordering: release; pairs with the handler's acquire load.
         IMMEDIATE_EXIT.store(flag, Ordering::Release);
         register_signal_handler(SIGRTMIN(), on_signal).doing("register a signal handler")?;
-        let Surroundings { region, status, doorbell, clock, writer, preempt } = around;
-        let wants_interrupt = false;
-        Ok(Self { shell, region, status, doorbell, clock, writer, preempt, wants_interrupt })
+        let Surroundings { region, status, doorbell, clock, writer, preempt, orders } = around;
+        Ok(Self {
+            shell,
+            region,
+            status,
+            doorbell,
+            clock,
+            writer,
+            preempt,
+            orders,
+            wants_interrupt: false,
+        })
     }
 
     /// Enters KVM without running a guest instruction. That completes the port write the guest
@@ -152,50 +166,51 @@ impl Vcpu {
         }
     }
 
-    /// Runs for good, with `obey` called for each order while the guest stands still; comes back
-    /// only when the VM is over.
-    pub(crate) fn run(
-        &mut self,
-        orders: &Orders,
-        mut obey: impl FnMut(&mut Self, Order) -> Result<(), Gone>,
-    ) -> Gone {
+    /// Runs until the node orders something; the vCPU then stands still with nothing left to be
+    /// completed. An error is the end of the VM.
+    pub(crate) fn run(&mut self) -> Result<Order, Gone> {
         loop {
-            if let Err(gone) = self.stretch(orders, &mut obey) {
-                return gone;
+            let exit = self.enter()?;
+            if let Exit::Out(port) = exit {
+                return Err(self.out(port));
+            }
+            let is_idle = exit == Exit::Halt;
+            if let Some(order) = self.orders.take(is_idle) {
+                return self.stand_still(order);
+            }
+            if !is_idle {
+                self.other(exit)?;
+                continue;
+            }
+            self.idle()?;
+            if let Some(order) = self.orders.take(is_idle) {
+                return self.stand_still(order);
             }
         }
     }
 
-    /// From one exit to the next.
-    fn stretch(
-        &mut self,
-        orders: &Orders,
-        obey: &mut impl FnMut(&mut Self, Order) -> Result<(), Gone>,
-    ) -> Result<(), Gone> {
-        let exit = self.enter()?;
-        match exit {
-            // Whoever leaves an order rings, so that one left behind this look ends the wait.
-            Exit::Halt if orders.is_pending() => {}
-            Exit::Halt => self.idle()?,
-            Exit::Out(port) => return Err(self.out(port)),
-            Exit::In(_) | Exit::Window | Exit::Signal => self.other(exit)?,
-        }
-        match orders.take(exit == Exit::Halt) {
-            Some(order) => obey(self, order),
-            None => Ok(()),
-        }
+    /// Takes back what stopped the vCPU for an order.
+    fn stand_still(&mut self, order: Order) -> Result<Order, Gone> {
+        self.doorbell.drain().doing("read the doorbell")?;
+        self.shell.vcpu.set_kvm_immediate_exit(0);
+        Ok(order)
     }
 
-    /// The VM was put back and is about to run: what this thread knew of it is no longer so.
-    pub(crate) fn begin_anew(&mut self, generation: u64, dirty_pages: u32) {
+    /// Has the next entry set these registers, instead of a call for each.
+    pub(crate) fn set_on_entry(&mut self, regs: &kvm_regs, events: &kvm_vcpu_events) {
+        let sync = self.shell.vcpu.sync_regs_mut();
+        (sync.regs, sync.events) = (*regs, *events);
+        self.shell.vcpu.set_sync_dirty_reg(SyncReg::Register);
+        self.shell.vcpu.set_sync_dirty_reg(SyncReg::VcpuEvents);
+    }
+
+    /// Forgets what a former life of the VM has asked for.
+    pub(crate) fn restart(&mut self, generation: u64) {
         self.preempt.disarm();
         self.wants_interrupt = false;
-        self.shell.vcpu.get_kvm_run().request_interrupt_window = 0;
-        self.shell.vcpu.set_kvm_immediate_exit(0);
-        self.writer = ClockWriter::start(self.status.clone(), self.clock, generation);
-        self.count(status::RESETS);
-        let pages = self.status.load_u64(status::PAGES_PUT_BACK);
-        self.status.store_u64(status::PAGES_PUT_BACK, pages.wrapping_add(u64::from(dirty_pages)));
+        let run = self.shell.vcpu.get_kvm_run();
+        (run.request_interrupt_window, run.immediate_exit) = (0, 0);
+        self.writer.restart(generation);
     }
 
     /// Runs a booting guest until it is ready, and completes the instruction that said so.
@@ -226,7 +241,7 @@ impl Vcpu {
     fn enter(&mut self) -> Result<Exit, Gone> {
         self.inject()?;
         let exit = classify(self.shell.vcpu.run());
-        self.count(status::EXITS);
+        self.count(status::EXITS, 1);
         let exit = exit?;
         let rip = self.shell.vcpu.sync_regs_mut().regs.rip;
         match exit {
@@ -236,7 +251,7 @@ impl Vcpu {
             }
             Exit::Halt | Exit::Out(_) | Exit::In(_) | Exit::Window => Ok(exit),
             Exit::Signal => {
-                self.count(status::EXITS_SIGNAL);
+                self.count(status::EXITS_SIGNAL, 1);
                 Ok(exit)
             }
         }
@@ -253,14 +268,14 @@ impl Vcpu {
         if is_possible {
             kvm::interrupt(&self.shell.vcpu, VECTOR_PREEMPT).doing("inject an interrupt")?;
             self.wants_interrupt = false;
-            self.count(status::INTERRUPTS);
+            self.count(status::INTERRUPTS, 1);
         }
         Ok(())
     }
 
     /// Waits as the guest asked: until the doorbell or its deadline.
     fn idle(&mut self) -> Result<(), Gone> {
-        self.count(status::EXITS_HALT);
+        self.count(status::EXITS_HALT, 1);
         self.preempt.disarm();
         self.wants_interrupt = false;
         self.shell.vcpu.get_kvm_run().request_interrupt_window = 0;
@@ -299,9 +314,9 @@ impl Vcpu {
         String::from_utf8_lossy(&message).into_owned()
     }
 
-    fn count(&self, counter: u32) {
-        // Only this thread writes counters; the node reads them whenever it likes.
-        self.status.store_u64(counter, self.status.load_u64(counter).wrapping_add(1));
+    /// Adds to a counter. Only this thread writes them; the node reads them whenever it likes.
+    pub(crate) fn count(&self, counter: u32, more: u64) {
+        self.status.store_u64(counter, self.status.load_u64(counter).wrapping_add(more));
     }
 }
 

@@ -45,8 +45,8 @@ pub enum Request {
         /// Compare the whole VM with its snapshot before it runs.
         is_verified: bool,
     },
-    /// Write the VM, which has to be idle, into a snapshot. Descriptor: an empty memfd. The VM
-    /// stays stopped; the node ends it.
+    /// Write the VM into a snapshot as soon as it is idle, which has to be soon. Descriptor: an
+    /// empty memfd. The VM stays stopped; the node ends it.
     Capture,
     /// End the VM and the process.
     Stop,
@@ -90,8 +90,6 @@ pub struct Start {
     pub ram_bytes: u64,
     /// Bytes of the root image at window offset 0; 0 for none.
     pub root_image_bytes: u64,
-    /// Of a restore: a [`Request::Capture`] may follow, and the VMM may do what that takes.
-    pub is_capturable: bool,
     /// Of a restore: how memory comes.
     pub restoring: Restoring,
     /// Offset in the window of the package the snapshot's guest has loaded.
@@ -108,6 +106,9 @@ pub struct Start {
     pub clock_offset: u64,
     /// User id to become, when the VMM starts as root; 0 to stay.
     pub user: u32,
+    /// Of a restore: whether [`Request::Capture`] will be asked of it. A VMM that may write a
+    /// snapshot is confined a little less.
+    pub is_capturable: bool,
 }
 
 /// VMM to node.
@@ -172,7 +173,6 @@ impl Request {
                 writer.u8(u8::from(start.is_restore))?;
                 writer.u64(start.ram_bytes)?;
                 writer.u64(start.root_image_bytes)?;
-                writer.u8(u8::from(start.is_capturable))?;
                 writer.u8(start.restoring as u8)?;
                 writer.u64(start.package_offset)?;
                 writer.u64(start.package_bytes)?;
@@ -181,6 +181,7 @@ impl Request {
                 writer.u64(start.clock_multiplier)?;
                 writer.u64(start.clock_offset)?;
                 writer.u32(start.user)?;
+                writer.u8(u8::from(start.is_capturable))?;
             }
             Self::Place { offset, bytes } => {
                 writer.u8(2)?;
@@ -211,7 +212,6 @@ impl Request {
                 is_restore: reader.u8()? != 0,
                 ram_bytes: reader.u64()?,
                 root_image_bytes: reader.u64()?,
-                is_capturable: reader.u8()? != 0,
                 restoring: Restoring::from_number(reader.u8()?)?,
                 package_offset: reader.u64()?,
                 package_bytes: reader.u64()?,
@@ -220,6 +220,7 @@ impl Request {
                 clock_multiplier: reader.u64()?,
                 clock_offset: reader.u64()?,
                 user: reader.u32()?,
+                is_capturable: reader.u8()? != 0,
             }),
             2 => Self::Place { offset: reader.u64()?, bytes: reader.u64()? },
             3 => Self::Stop,
@@ -298,6 +299,31 @@ impl<'a> Reply<'a> {
     }
 }
 
+/// How a VMM finds the pages of RAM that may differ from the snapshot's: the best its host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PageFinder {
+    /// The host's scan of its page tables (Linux 6.7): tens of microseconds.
+    Scan = 1,
+    /// An entry of the page map for each page of RAM: a millisecond for 128 MiB.
+    Entries = 2,
+    /// The host shows no page map: every page is compared.
+    Everything = 3,
+}
+
+impl PageFinder {
+    /// The finder with this number, if it is one.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        match number {
+            1 => Some(Self::Scan),
+            2 => Some(Self::Entries),
+            3 => Some(Self::Everything),
+            _ => None,
+        }
+    }
+}
+
 /// The status memfd: page 0 is the [`crate::layout::ClockPage`] the guest reads; page 1 holds
 /// counters (u64 each) the VMM writes and the node reads, out of the guest's sight.
 pub mod status {
@@ -311,10 +337,18 @@ pub mod status {
     pub const EXITS_SIGNAL: u32 = 0x1010;
     /// Interrupts injected.
     pub const INTERRUPTS: u32 = 0x1018;
-    /// Resets.
-    pub const RESETS: u32 = 0x1028;
-    /// Pages that resets put back.
-    pub const PAGES_PUT_BACK: u32 = 0x1030;
     /// Flavour of KVM, as [`crate::layout::Flavour`].
     pub const FLAVOUR: u32 = 0x1020;
+    /// Resets carried out.
+    pub const RESETS: u32 = 0x1028;
+    /// Pages of RAM they put back.
+    pub const PAGES_PUT_BACK: u32 = 0x1030;
+    /// How the pages to put back are found, as [`super::PageFinder`].
+    pub const PAGE_FINDER: u32 = 0x1038;
+    /// Nanoseconds of all resets from the request until the vCPU stood still.
+    pub const RESET_STOP_NANOS: u32 = 0x1040;
+    /// Nanoseconds of all resets spent on pages.
+    pub const RESET_PAGES_NANOS: u32 = 0x1048;
+    /// Nanoseconds of all resets spent on registers.
+    pub const RESET_REGISTERS_NANOS: u32 = 0x1050;
 }

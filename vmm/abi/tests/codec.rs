@@ -38,7 +38,6 @@ fn starts() -> impl Strategy<Value = Start> {
             is_restore,
             ram_bytes: longs[0],
             root_image_bytes: longs[1],
-            is_capturable: words[0] & 2 == 0,
             restoring: if words[0] & 1 == 0 { Restoring::Map } else { Restoring::Copy },
             package_offset: longs[5],
             package_bytes: longs[6],
@@ -47,6 +46,7 @@ fn starts() -> impl Strategy<Value = Start> {
             clock_multiplier: longs[3],
             clock_offset: longs[4],
             user: words[2],
+            is_capturable: words[0] & 2 == 0,
         }
     })
 }

@@ -2,7 +2,10 @@
 //! kills the process.
 
 use crate::gone::Gone;
+use crate::jail::Needs;
 use crate::kvm::number;
+use crate::pagemap;
+use abi::control::PageFinder;
 use libc::{F_ADD_SEALS, F_GET_SEALS, F_GETFD, PROT_EXEC, SYS_ioctl};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -10,12 +13,13 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsRawFd;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type Outcome<T> = Result<T, seccompiler::Error>;
 
 /// Any arguments: they name no file and reach nothing but this process and its descriptors.
-const PLAIN: [i64; 26] = [
+const PLAIN: [i64; 25] = [
     libc::SYS_brk,
     libc::SYS_clock_gettime,
     libc::SYS_close,
@@ -30,7 +34,6 @@ const PLAIN: [i64; 26] = [
     libc::SYS_munmap,
     libc::SYS_poll,
     libc::SYS_ppoll,
-    libc::SYS_pread64,
     libc::SYS_read,
     libc::SYS_recvmsg,
     libc::SYS_restart_syscall,
@@ -44,19 +47,16 @@ const PLAIN: [i64; 26] = [
     libc::SYS_write,
 ];
 
-/// Only while a snapshot is written.
-const CAPTURE: [i64; 2] = [libc::SYS_lseek, libc::SYS_pwrite64];
-
 /// Puts the filter on every thread of the process.
-pub(super) fn apply(is_boot: bool) -> Result<(), Gone> {
-    let applied = program(is_boot).and_then(|program| apply_filter_all_threads(&program));
+pub(super) fn apply(needs: &Needs<'_>) -> Result<(), Gone> {
+    let applied = program(needs).and_then(|program| apply_filter_all_threads(&program));
     applied.map_err(|error| Gone::Host {
         doing: "filter system calls",
         error: io::Error::other(error),
     })
 }
 
-fn program(is_boot: bool) -> Outcome<BpfProgram> {
+fn program(needs: &Needs<'_>) -> Outcome<BpfProgram> {
     let mut rules: Rules = PLAIN.iter().map(|call| (*call, Vec::new())).collect();
     // Signals only to our own threads.
     let process = u64::from(std::process::id());
@@ -69,15 +69,32 @@ fn program(is_boot: bool) -> Outcome<BpfProgram> {
     }
     // Debug builds ask whether a descriptor is open before they close it.
     let mut asked = vec![control(F_GET_SEALS)?, control(F_GETFD)?];
-    // A VM that may be reset and verified is read and set while it runs.
-    let ioctls = [&number::RUN[..], &number::RESET, &number::CAPTURE].concat();
-    if is_boot {
-        rules.extend(CAPTURE.iter().map(|call| (*call, Vec::new())));
+    let mut ioctls = calls(&number::RUN)?;
+    if needs.writes_snapshot {
+        rules.insert(libc::SYS_pwrite64, Vec::new());
         asked.push(control(F_ADD_SEALS)?);
     }
+    if needs.writes_snapshot || needs.pagemap.is_some() {
+        // What of a memfd was ever written, and the registers of the own vCPU.
+        rules.insert(libc::SYS_lseek, Vec::new());
+        ioctls.extend(calls(&number::CAPTURE)?);
+    }
+    if let Some(map) = needs.pagemap {
+        ioctls.extend(calls(&number::RESET)?);
+        if let Some(descriptor) = map.descriptor() {
+            let descriptor = u64::from(descriptor.as_raw_fd().unsigned_abs());
+            match map.finder() {
+                PageFinder::Scan => {
+                    ioctls.push(both((0, descriptor), (1, pagemap::scan_number()))?);
+                }
+                PageFinder::Entries | PageFinder::Everything => {
+                    rules.insert(libc::SYS_pread64, vec![equal(0, descriptor)?]);
+                }
+            }
+        }
+    }
     rules.insert(libc::SYS_fcntl, asked);
-    let ioctls: Outcome<Vec<_>> = ioctls.iter().map(|it| equal(1, it())).collect();
-    rules.insert(SYS_ioctl, ioctls?);
+    rules.insert(SYS_ioctl, ioctls);
     let filter = SeccompFilter::new(
         rules,
         SeccompAction::KillProcess,
@@ -92,15 +109,28 @@ fn control(command: i32) -> Outcome<SeccompRule> {
     equal(1, u64::from(command.unsigned_abs()))
 }
 
+/// `ioctl` with any of these request numbers.
+fn calls(numbers: &[fn() -> std::ffi::c_ulong]) -> Outcome<Vec<SeccompRule>> {
+    numbers.iter().map(|number| equal(1, number())).collect()
+}
+
 fn equal(argument: u8, value: u64) -> Outcome<SeccompRule> {
-    let condition =
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
-    Ok(SeccompRule::new(vec![condition])?)
+    Ok(SeccompRule::new(vec![condition(argument, value)?])?)
+}
+
+fn both(one: (u8, u64), other: (u8, u64)) -> Outcome<SeccompRule> {
+    Ok(SeccompRule::new(vec![condition(one.0, one.1)?, condition(other.0, other.1)?])?)
+}
+
+fn condition(argument: u8, value: u64) -> Outcome<SeccompCondition> {
+    Ok(SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Ram;
+    use crate::pagemap::Pagemap;
     use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
@@ -109,9 +139,16 @@ mod tests {
     /// Names what the confined copy of this test does.
     const DEED: &str = "PILOTLIGHT_TEST_DEED";
 
+    const BOOT: Needs<'_> = Needs { writes_snapshot: true, pagemap: None };
+
     #[test]
-    fn both_filters_compile_and_differ() {
-        assert!(program(false).unwrap().len() < program(true).unwrap().len());
+    fn filters_compile_and_differ() {
+        let ram = Ram::reserved(32 << 20).unwrap();
+        let map = Pagemap::open(&ram);
+        let hot = Needs { writes_snapshot: false, pagemap: Some(&map) };
+        let capturable = Needs { writes_snapshot: true, ..hot };
+        let lengths = [BOOT, hot, capturable].map(|needs| program(&needs).unwrap().len());
+        assert!(lengths[0] < lengths[2] && lengths[1] < lengths[2], "{lengths:?}");
     }
 
     fn anonymous(protection: ProtFlags) -> *mut std::ffi::c_void {
@@ -133,6 +170,11 @@ mod tests {
                 let _ = unsafe { mprotect(memory, 4096, MprotectFlags::EXEC) };
             }
             "control a terminal" => drop(rustix::io::ioctl_fionread(std::io::stdin())),
+            "scan the page map of another descriptor" => {
+                // SAFETY: a call without pointers.
+                unsafe { libc::ioctl(0, pagemap::scan_number(), 0) };
+            }
+            "write a snapshot" => drop(rustix::io::pwrite(std::io::stdin(), b"x", 0)),
             "signal another process" => {
                 // SAFETY: signal 0 is sent to nobody.
                 unsafe { libc::syscall(libc::SYS_tgkill, 1, 1, 0) };
@@ -153,7 +195,10 @@ mod tests {
     #[test]
     fn forbidden_calls_kill_the_process() {
         if let Ok(deed) = std::env::var(DEED) {
-            apply(false).unwrap();
+            let ram = Ram::reserved(32 << 20).unwrap();
+            let map = Pagemap::open(&ram);
+            apply(&Needs { writes_snapshot: false, pagemap: Some(&map) }).unwrap();
+            map.private(&ram, &mut Vec::new()).unwrap();
             perform(&deed);
             std::process::exit(0);
         }
@@ -165,6 +210,8 @@ mod tests {
             "map executable memory",
             "make memory executable",
             "control a terminal",
+            "scan the page map of another descriptor",
+            "write a snapshot",
             "signal another process",
             "seal a memfd",
         ] {

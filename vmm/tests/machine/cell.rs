@@ -50,6 +50,9 @@ pub(crate) enum Answer {
     Closed,
 }
 
+/// The root image, and a package with its place in the window.
+pub(crate) type Images<'a> = (Option<&'a [u8]>, Option<(u64, &'a [u8])>);
+
 /// What a restore needs beyond the snapshot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -130,7 +133,7 @@ impl Cell {
         image: Option<&[u8]>,
         shape: Shape,
     ) {
-        self.start(false, &[kernel.as_fd(), snapshot.as_fd()], image, shape, 0);
+        self.start(false, &[kernel.as_fd(), snapshot.as_fd()], (image, None), shape, 0);
     }
 
     /// Restores a snapshot.
@@ -141,14 +144,31 @@ impl Cell {
         shape: Shape,
         generation: u64,
     ) {
-        self.start(true, &[snapshot.as_fd()], image, shape, generation);
+        self.restore_with(snapshot, (image, None), shape, generation);
+    }
+
+    /// Restores a snapshot whose guest may have a package in its window.
+    pub(crate) fn restore_with(
+        &self,
+        snapshot: &OwnedFd,
+        images: Images<'_>,
+        shape: Shape,
+        generation: u64,
+    ) {
+        self.start(true, &[snapshot.as_fd()], images, shape, generation);
+    }
+
+    /// Asks for a reset.
+    pub(crate) fn reset(&self, generation: u64, is_verified: bool) {
+        let seed = [0x77; abi::control::SEED_BYTES];
+        self.send(&Request::Reset { generation, seed, is_verified }, &[]);
     }
 
     fn start(
         &self,
         is_restore: bool,
         more: &[BorrowedFd<'_>],
-        image: Option<&[u8]>,
+        (image, package): Images<'_>,
         shape: Shape,
         generation: u64,
     ) {
@@ -158,15 +178,15 @@ impl Cell {
             is_restore,
             ram_bytes: shape.ram_bytes,
             root_image_bytes: image.map_or(0, |image| image.len() as u64),
-            is_capturable: shape.is_capturable,
             restoring: shape.restoring,
-            package_offset: 0,
-            package_bytes: 0,
+            package_offset: package.map_or(0, |package| package.0),
+            package_bytes: package.map_or(0, |package| package.1.len() as u64),
             generation,
             core: shape.core,
             clock_multiplier,
             clock_offset,
             user: shape.user,
+            is_capturable: shape.is_capturable,
         };
         let image = image.map(|image| sealed::frozen("image", image).expect("a memfd"));
         let device = std::fs::File::options().read(true).write(true).open("/dev/kvm");
@@ -180,6 +200,8 @@ impl Cell {
         ];
         descriptors.extend_from_slice(more);
         descriptors.extend(image.as_ref().map(AsFd::as_fd));
+        let package = package.map(|(_, bytes)| sealed::frozen("package", bytes).expect("a memfd"));
+        descriptors.extend(package.as_ref().map(AsFd::as_fd));
         self.send(&Request::Start(start), &descriptors);
     }
 
@@ -200,6 +222,17 @@ impl Cell {
     pub(crate) fn send_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
         let socket = self.socket.as_ref().expect("an open socket");
         message::send(socket, bytes, descriptors).expect("the VMM listens");
+    }
+
+    /// What the VMM has said and nobody heard.
+    #[must_use]
+    pub(crate) fn last_words(&self) -> String {
+        let mut buffer = [0; MESSAGE_BYTES_MAX];
+        let socket = self.socket.as_ref().expect("an open socket");
+        match message::try_receive(socket, &mut buffer) {
+            Ok(Some(received)) => format!("{:?}", Reply::decode(&buffer[..received.length])),
+            other => format!("{other:?}"),
+        }
     }
 
     /// Waits for a reply.

@@ -43,14 +43,17 @@ pub(crate) const NO_MEMORY: u64 = 10;
 /// Never halts and never answers.
 pub(crate) const SPIN: u64 = 11;
 
-/// Writes a word into as many pages as the argument says, from [`DIRTY_FROM`] on, and into a vector
-/// register, a debug register and a model-specific one.
+/// Writes to as many pages as the argument says, from [`DIRTY_RAM`] on.
 pub(crate) const DIRTY: u64 = 12;
-/// Answers with 1 plus the word at a guest-physical address.
-pub(crate) const PEEK: u64 = 13;
+/// Leaves something in vector, debug, segment-base and model-specific registers.
+pub(crate) const REGISTERS: u64 = 13;
+/// Answers with 1 when none of those registers holds anything, else with 2.
+pub(crate) const CHECK: u64 = 14;
+/// Answers with the 8 bytes at an offset in RAM, plus 1.
+pub(crate) const PEEK: u64 = 15;
 
-/// Guest-physical address of the first page that [`DIRTY`] writes.
-pub(crate) const DIRTY_FROM: u64 = 0x80_0000;
+/// Guest-physical address of RAM that is not part of the snapshot.
+pub(crate) const DIRTY_RAM: u64 = 0x80_0000;
 
 /// User address of the code: the same bytes, mapped for user mode.
 pub(crate) const USER_CODE: u64 = 0x40_0000;
@@ -126,8 +129,8 @@ test_guest_loop:
     hlt
     inc qword ptr [rbp + 0xb000]
     inc qword ptr [rbx + 0x818]
-    mov rax, [rbx + 0x800]
-    mov qword ptr [rbx + 0x800], 0
+    xor eax, eax
+    xchg [rbx + 0x800], rax
     mov rcx, [rbx + 0x808]
     cmp rax, 1
     je test_guest_panic
@@ -152,6 +155,10 @@ test_guest_loop:
     cmp rax, 12
     je test_guest_dirty
     cmp rax, 13
+    je test_guest_registers
+    cmp rax, 14
+    je test_guest_check
+    cmp rax, 15
     je test_guest_peek
     cmp rax, 11
     jne test_guest_loop
@@ -222,18 +229,75 @@ test_guest_no_memory:
     mov rax, [rax]
     jmp test_guest_loop
 test_guest_dirty:
-    movabs rdi, 0xffffff8000800000
-4:  mov [rdi], rcx
-    add rdi, 4096
+    movabs rax, 0xffffff8000800000
+4:  test rcx, rcx
+    jz test_guest_done
+    mov [rax], rcx
+    add rax, 4096
     dec rcx
-    jnz 4b
-    movq xmm5, rbp
-    mov eax, 0x1234
-    mov dr0, rax
-    mov ecx, 0xc0000102
-    xor edx, edx
-    wrmsr
+    jmp 4b
+test_guest_done:
     mov qword ptr [rbx + 0x810], 1
+    jmp test_guest_loop
+test_guest_registers:
+    vpcmpeqb ymm0, ymm0, ymm0
+    vpcmpeqb ymm15, ymm15, ymm15
+    # AVX-512, where the machine has it: boot-info's XSAVE mask.
+    movabs rax, 0xffffff800000f020
+    mov rax, [rax]
+    test al, 0x40
+    jz 5f
+    vpternlogd zmm31, zmm31, zmm31, 0xff
+    kxnorw k1, k1, k1
+5:  mov rax, 0x1230
+    mov dr0, rax
+    mov dr3, rax
+    mov cr2, rax
+    wrfsbase rax
+    wrgsbase rax
+    mov edx, 0xffffff80
+    mov ecx, 0xc0000082
+    wrmsr
+    mov ecx, 0xc0000102
+    wrmsr
+    xor edx, edx
+    mov ecx, 0xc0000084
+    wrmsr
+    mov ecx, 0x176
+    wrmsr
+    jmp test_guest_done
+test_guest_check:
+    vextracti128 xmm1, ymm15, 1
+    vmovq r8, xmm1
+    vmovq rax, xmm0
+    or r8, rax
+    mov rax, dr0
+    or r8, rax
+    mov rax, dr3
+    or r8, rax
+    mov rax, cr2
+    or r8, rax
+    rdfsbase rax
+    or r8, rax
+    rdgsbase rax
+    or r8, rax
+    mov ecx, 0xc0000082
+    rdmsr
+    or r8, rax
+    mov ecx, 0xc0000102
+    rdmsr
+    or r8, rax
+    mov ecx, 0xc0000084
+    rdmsr
+    or r8, rax
+    mov ecx, 0x176
+    rdmsr
+    or r8, rax
+    xor eax, eax
+    test r8, r8
+    setne al
+    inc rax
+    mov [rbx + 0x810], rax
     jmp test_guest_loop
 test_guest_peek:
     movabs rax, 0xffffff8000000000

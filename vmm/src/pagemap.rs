@@ -1,0 +1,227 @@
+//! Which pages of RAM became private to this process: every page the guest or this process has
+//! ever written, and those that were made private up front. The host knows, and tells without
+//! protecting any page again.
+//!
+//! The map is opened while there is a file system to open it in; the jail then leaves exactly this
+//! question allowed on exactly this descriptor.
+
+use crate::memory::Ram;
+use crate::snapshot::{Run, join_runs};
+use abi::control::PageFinder;
+use abi::layout::PAGE_BYTES;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use std::ffi::c_ulong;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use vmm_sys_util::ioctl::ioctl_with_mut_ref;
+use vmm_sys_util::ioctl_iowr_nr;
+
+/// Stretches of pages the host tells of at once; more of them take another call.
+const STRETCHES: usize = 128;
+/// Entries read at once: 16 MiB of RAM.
+const ENTRIES: usize = 4096;
+
+// Categories of pages and layout of the argument: `linux/fs.h`, since Linux 6.7
+// (Documentation/admin-guide/mm/pagemap.rst).
+const IS_FILE: u64 = 1 << 2;
+const IS_PRESENT: u64 = 1 << 3;
+const IS_SWAPPED: u64 = 1 << 4;
+const IS_ZERO_PAGE: u64 = 1 << 5;
+
+// An entry of the map (same document).
+const ENTRY_IS_FILE: u64 = 1 << 61;
+const ENTRY_IS_SWAPPED: u64 = 1 << 62;
+const ENTRY_IS_PRESENT: u64 = 1 << 63;
+
+/// `struct page_region`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct Stretch {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct pm_scan_arg`.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Scan {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+ioctl_iowr_nr!(PAGEMAP_SCAN, 0x66, 16, Scan);
+
+/// Request number of the scan, for the system-call filter.
+pub(crate) fn scan_number() -> c_ulong {
+    PAGEMAP_SCAN()
+}
+
+/// Does something without the capabilities this thread may use.
+fn unprivileged<T>(act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let before = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { effective: CapabilitySet::empty(), ..before })?;
+    let done = act();
+    set_capabilities(None, before)?;
+    done
+}
+
+/// This process' page map.
+#[derive(Debug)]
+pub(crate) struct Pagemap {
+    file: Option<OwnedFd>,
+    finder: PageFinder,
+}
+
+impl Pagemap {
+    /// Opens the map and finds out what the host can tell of it.
+    pub(crate) fn open(ram: &Ram) -> Self {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        // Who has privileges when opening it sees physical addresses, which a VMM that was taken
+        // over must not.
+        let opened = unprivileged(|| rustix::fs::open("/proc/self/pagemap", flags, Mode::empty()));
+        let Ok(file) = opened else {
+            return Self { file: None, finder: PageFinder::Everything };
+        };
+        let mut map = Self { file: Some(file), finder: PageFinder::Everything };
+        for finder in [PageFinder::Scan, PageFinder::Entries] {
+            map.finder = finder;
+            if map.private(ram, &mut Vec::new()).is_ok() {
+                return map;
+            }
+        }
+        Self { file: None, finder: PageFinder::Everything }
+    }
+
+    /// How pages are found.
+    pub(crate) fn finder(&self) -> PageFinder {
+        self.finder
+    }
+
+    /// The map's descriptor, where it is of use.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Puts runs of all pages that may be private into `runs`, ascending.
+    pub(crate) fn private(&self, ram: &Ram, runs: &mut Vec<Run>) -> io::Result<()> {
+        runs.clear();
+        match (self.finder, &self.file) {
+            (PageFinder::Scan, Some(file)) => scan(file.as_fd(), ram, runs),
+            (PageFinder::Entries, Some(file)) => read_entries(file.as_fd(), ram, runs),
+            (PageFinder::Scan | PageFinder::Entries | PageFinder::Everything, _) => {
+                runs.push(Run { first: 0, pages: number(ram.bytes()) });
+                Ok(())
+            }
+        }
+    }
+}
+
+fn number(bytes: u64) -> u32 {
+    u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX)
+}
+
+fn scan(map: BorrowedFd<'_>, ram: &Ram, runs: &mut Vec<Run>) -> io::Result<()> {
+    let mut stretches = [Stretch::default(); STRETCHES];
+    let (base, end) = (ram.address(), ram.address() + ram.bytes());
+    let mut start = base;
+    while start < end {
+        let mut scan = Scan {
+            size: size_of::<Scan>() as u64,
+            start,
+            end,
+            vec: (&raw mut stretches).addr() as u64,
+            vec_len: STRETCHES as u64,
+            // Neither a page of the file nor the shared page of zeros, and not nothing either.
+            category_inverted: IS_FILE | IS_ZERO_PAGE,
+            category_mask: IS_FILE | IS_ZERO_PAGE,
+            category_anyof_mask: IS_PRESENT | IS_SWAPPED,
+            ..Scan::default()
+        };
+        // SAFETY: the argument is as the kernel defines it and names an array of this frame and
+        // its true length, which outlives the call; nothing else is written.
+        let found = unsafe { ioctl_with_mut_ref(&map.as_raw_fd(), PAGEMAP_SCAN(), &mut scan) };
+        let found = usize::try_from(found).map_err(|_| io::Error::last_os_error())?;
+        runs.extend(stretches.iter().take(found).map(|stretch| Run {
+            first: number(stretch.start - base),
+            pages: number(stretch.end - stretch.start),
+        }));
+        if scan.walk_end <= start {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        start = scan.walk_end;
+    }
+    Ok(())
+}
+
+fn read_entries(map: BorrowedFd<'_>, ram: &Ram, runs: &mut Vec<Run>) -> io::Result<()> {
+    let mut bytes = vec![0; ENTRIES * 8];
+    let (first, count) = (ram.address() / PAGE_BYTES, ram.bytes() / PAGE_BYTES);
+    let mut numbers = Vec::new();
+    let mut at = 0;
+    while at < count {
+        let wanted = usize::try_from((count - at) * 8).unwrap_or(usize::MAX).min(bytes.len());
+        let read = rustix::io::pread(map, &mut bytes[..wanted], (first + at) * 8)?;
+        let entries = bytes[..read].as_chunks().0;
+        if entries.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let is_private = |entry: u64| {
+            entry & (ENTRY_IS_PRESENT | ENTRY_IS_SWAPPED) != 0 && entry & ENTRY_IS_FILE == 0
+        };
+        let private = (at..).zip(entries).filter(|(_, it)| is_private(u64::from_le_bytes(**it)));
+        numbers.extend(private.map(|(index, _)| u32::try_from(index).unwrap_or(u32::MAX)));
+        at += entries.len() as u64;
+    }
+    *runs = join_runs(numbers.into_iter(), 0);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(map: &Pagemap, ram: &Ram) -> Vec<u32> {
+        let mut runs = Vec::new();
+        map.private(ram, &mut runs).unwrap();
+        runs.into_iter().flat_map(Run::numbers).collect()
+    }
+
+    #[test]
+    fn written_pages_are_found_and_read_ones_are_not() {
+        let memfd = region::sealed::frozen("test", &[7; 4096 * 400]).unwrap();
+        let mut ram = Ram::reserved(32 << 20).unwrap();
+        ram.overlay(Run { first: 100, pages: 400 }, &memfd, 0).unwrap();
+        ram.populate_shared(Run { first: 100, pages: 400 }).unwrap();
+        let mut map = Pagemap::open(&ram);
+        assert_eq!(numbers(&map, &ram), [0; 0], "reading makes nothing private");
+        let mut byte = [0];
+        ram.read(4096 * 3, &mut byte).unwrap();
+        // Every other page: more stretches than one call tells of.
+        let written: Vec<u32> = (50..450).step_by(2).chain([8191]).collect();
+        for number in &written {
+            ram.write(u64::from(*number) * 4096 + 5, &[1]).unwrap();
+        }
+        for finder in [map.finder, PageFinder::Entries] {
+            map.finder = finder;
+            let mut found = numbers(&map, &ram);
+            // The entries of the map do not tell a page of zeros that was only read.
+            found.retain(|number| *number != 3 || finder == PageFinder::Scan);
+            assert_eq!(found, written, "{finder:?}");
+        }
+        map.finder = PageFinder::Everything;
+        assert_eq!(numbers(&map, &ram).len(), 8192);
+    }
+}
