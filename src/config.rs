@@ -129,6 +129,9 @@ pub struct Snapshots {
     pub busy_invokes_per_second: u32,
     /// But no longer than this, milliseconds: a node that is never idle needs them most.
     pub patience_millis: u64,
+    /// Not before so long after the last deploy, milliseconds: it would be in the way of the
+    /// invokes that follow one.
+    pub settle_millis: u64,
 }
 
 /// When the host is short of memory: warm VMs beyond `pools.warm_min` are ended then, and after
@@ -219,6 +222,7 @@ impl Default for Snapshots {
             prepare_timeout_millis: 10_000,
             busy_invokes_per_second: 200,
             patience_millis: 5_000,
+            settle_millis: 500,
         }
     }
 }

@@ -35,8 +35,6 @@ use rehearsal::{Piece, rehearse};
 
 /// First number of the VMs snapshots are made in: no shard gives such.
 const VM_FIRST: u64 = 1 << 62;
-/// How long the rate of invokes is looked at.
-const SAMPLE: Duration = Duration::from_millis(20);
 /// First and longest pause while the node is busy.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -295,7 +293,8 @@ impl Workshop {
         let patience = Duration::from_millis(self.means.limits.patience_millis);
         let patience = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
         let until = monotonic_nanos().saturating_add(patience);
-        let mut pause = SAMPLE;
+        // Who was just deployed is about to be invoked, and to be in no way of that.
+        let mut pause = Duration::from_millis(self.means.limits.settle_millis);
         self.look();
         loop {
             match self.means.orders.recv_timeout(pause) {

@@ -105,7 +105,7 @@ impl Pools {
         between("pools.warm_target", pools.warm_target, 0, pools.warm_max)?;
         between("pools.warm_min", pools.warm_min, 0, pools.warm_target)?;
         let per_function = pools.warm_per_function_max;
-        between("pools.warm_per_function_max", per_function, 0, pools.vms_max)?;
+        between("pools.warm_per_function_max", per_function, 0, VMS_PER_SHARD_MAX)?;
         between("pools.containers_per_vm", pools.containers_per_vm, 1, CONTAINERS_PER_VM_MAX)?;
         between("pools.vms_per_user_max", pools.vms_per_user_max, 1, VMS_PER_SHARD_MAX)?;
         between("pools.packages_per_vm", pools.packages_per_vm, 1, 1024)?;
