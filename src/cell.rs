@@ -6,29 +6,42 @@
 //!  Infant    the same process as the keeper sees it: to be reaped, its group removed
 //! ```
 //! Everything here blocks for milliseconds (spawn, restore, exit), so it runs on the keeper's
-//! thread; only [`Cell::place`] and [`Cell::reply`] are for the shard, and they never wait.
+//! thread; only [`Cell::place`], [`Cell::reset`] and [`Cell::reply`] are for the shard, and they
+//! never wait.
 //! A VMM dies with the thread that spawned it (parent-death signal), so the keeper's thread lives
 //! as long as the node.
+
+mod infant;
+mod memory;
+mod restoring;
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use abi::control::{self, Blame, Reply, Request, Restoring, Start};
+use abi::control::{self, Blame, Reply, Request, Start};
 use abi::layout::{self, Flavour, PAGE_BYTES};
 use abi::ring::Memory;
 use region::clock::ClockSample;
-use region::{Doorbell, Region, message, sealed};
+use region::{Contents, Doorbell, Region, message, sealed};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
+use sha2::{Digest as _, Sha256};
+use zeroize::{Zeroize, Zeroizing};
 
-use crate::cgroup::{Cgroups, Group};
+use crate::cgroup::Cgroups;
 use crate::embedded;
+use crate::snapshot_store::FunctionSnapshot;
+
+pub(crate) use infant::Infant;
+pub use memory::private_bytes;
+pub(crate) use restoring::Measured;
 
 /// How long a VMM may take to boot and capture, or to restore. On an emulated machine booting
 /// takes seconds; a VMM that hangs longer is killed.
@@ -69,6 +82,25 @@ pub(crate) struct Nursery {
     clock: (u64, u64),
     cgroups: Cgroups,
     flavour: Flavour,
+    generations: Generations,
+    identity: [u8; 32],
+    restoring: Measured,
+}
+
+/// Gives each restore and each reset of a node a number of its own: by it a guest's `READY` is
+/// told from that of an earlier life, and programs may tell that they were copied.
+#[derive(Clone, Debug)]
+struct Generations(Arc<AtomicU64>);
+
+impl Generations {
+    fn new() -> Self {
+        Self(Arc::new(AtomicU64::new(1)))
+    }
+
+    fn next(&self) -> u64 {
+        // Relaxed: the number publishes nothing but itself.
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 impl Nursery {
@@ -101,8 +133,13 @@ impl Nursery {
             clock: (1 << 32, 0),
             cgroups: Cgroups::prepare(),
             flavour: Flavour::Stock,
+            generations: Generations::new(),
+            identity: [0; 32],
+            restoring: Measured::default(),
         };
         nursery.capture_base(&kernel)?;
+        nursery.identity = nursery.identify(&settings.root_image)?;
+        nursery.restoring = nursery.measure_restoring()?;
         if let Some(rest) = CLOCK_BASELINE
             .as_nanos()
             .checked_sub(u128::from(region::clock::monotonic_nanos() - earlier.monotonic_nanos))
@@ -124,6 +161,11 @@ impl Nursery {
         &self.cgroups
     }
 
+    /// How VMs get their memory, and why so.
+    pub(crate) fn restoring(&self) -> Measured {
+        self.restoring
+    }
+
     /// VMs booted from the kernel image so far.
     pub(crate) fn boots(&self) -> u64 {
         self.boots
@@ -134,6 +176,22 @@ impl Nursery {
         self.snapshot_bytes
     }
 
+    /// What snapshots made from this base depend on beside their function: kernel, ABI, CPU and
+    /// flavour (all in the base snapshot), and the root image.
+    pub(crate) fn identity(&self) -> &[u8; 32] {
+        &self.identity
+    }
+
+    fn identify(&self, root_image: &[u8]) -> Result<[u8; 32], String> {
+        let base = Contents::map(&self.snapshot)
+            .map_err(|error| format!("the base snapshot cannot be read: {error}"))?;
+        let mut hash = Sha256::new_with_prefix(abi::ABI_VERSION.to_le_bytes());
+        hash.update((base.len() as u64).to_le_bytes());
+        hash.update(&base[..]);
+        hash.update(root_image);
+        Ok(hash.finalize().into())
+    }
+
     /// First offset of the image window that is free for packages.
     pub(crate) fn window_start(&self) -> u64 {
         self.root_image_bytes.next_multiple_of(PAGE_BYTES)
@@ -142,11 +200,12 @@ impl Nursery {
     fn capture_base(&mut self, kernel: &[u8]) -> Result<(), String> {
         let kernel = sealed::frozen("pilotlight-kernel", kernel)
             .map_err(|error| format!("no memfd: {error}"))?;
-        let shared = SharedParts::new(0).map_err(|error| format!("no shared memory: {error}"))?;
+        let shared =
+            SharedParts::new(0, 0).map_err(|error| format!("no shared memory: {error}"))?;
         let nobody = Doorbell::new().map_err(|error| format!("no eventfd: {error}"))?;
         let (mut infant, control) = self.spawn_process(0)?;
         let start = self.start(false, 0, u32::MAX);
-        let descriptors = [kernel.as_fd(), self.snapshot.as_fd()];
+        let descriptors = [Some(kernel.as_fd()), Some(self.snapshot.as_fd()), self.root_image()];
         let outcome = self
             .send_start(&control, start, (&shared, &nobody), &descriptors)
             .and_then(|()| await_reply(&control, &infant));
@@ -172,7 +231,8 @@ impl Nursery {
             .map_err(|error| format!("the snapshot is not sealed: {error}"))
     }
 
-    /// Starts a VMM and restores the base snapshot in it. The guest will ring `node_doorbell`.
+    /// Starts a VMM and restores a function's snapshot in it, or the base. The guest will ring
+    /// `node_doorbell`.
     ///
     /// # Errors
     /// Why there is no VM, for the operator; nothing is left behind.
@@ -180,19 +240,63 @@ impl Nursery {
         &self,
         vm: u64,
         node_doorbell: &Doorbell,
+        snapshot: Option<&FunctionSnapshot>,
     ) -> Result<(Cell, Infant), String> {
-        let shared = SharedParts::new(vm).map_err(|error| format!("no shared memory: {error}"))?;
+        let start = self.start(true, self.generations.next(), self.core_of(vm));
+        self.launch(start, vm, node_doorbell, snapshot)
+    }
+
+    /// As [`Nursery::restore`] of the base, for a VM that will be captured.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn restore_to_capture(
+        &self,
+        vm: u64,
+        node_doorbell: &Doorbell,
+    ) -> Result<(Cell, Infant), String> {
+        let start = self.start(true, self.generations.next(), self.core_of(vm));
+        self.launch(Start { is_capturable: true, ..start }, vm, node_doorbell, None)
+    }
+
+    fn launch(
+        &self,
+        mut start: Start,
+        vm: u64,
+        node_doorbell: &Doorbell,
+        snapshot: Option<&FunctionSnapshot>,
+    ) -> Result<(Cell, Infant), String> {
+        let generation = start.generation;
+        let shared = SharedParts::new(vm, generation)
+            .map_err(|error| format!("no shared memory: {error}"))?;
         let (mut infant, control) = self.spawn_process(vm)?;
-        let start = self.start(true, vm, self.core_of(vm));
+        if let Some(snapshot) = snapshot {
+            snapshot.touch(region::clock::monotonic_nanos());
+        }
+        let package = snapshot.and_then(|snapshot| snapshot.package.as_ref());
+        if let Some(package) = package {
+            (start.package_offset, start.package_bytes) = (package.offset, package.bytes);
+        }
+        let memory = snapshot.map_or(self.snapshot.as_fd(), |snapshot| snapshot.memfd.as_fd());
+        let images = [Some(memory), self.root_image(), package.map(|it| it.memfd.as_fd())];
         let outcome = self
-            .send_start(&control, start, (&shared, node_doorbell), &[self.snapshot.as_fd()])
+            .send_start(&control, start, (&shared, node_doorbell), &images)
             .and_then(|()| await_reply(&control, &infant));
         match outcome {
             Ok(OwnReply::Running { restore_nanos }) => {
                 let SharedParts { region, status, doorbell, .. } = shared;
                 let pid = infant.child.id();
-                let cell =
-                    Cell { control, region, status, doorbell, generation: vm, restore_nanos, pid };
+                let generations = self.generations.clone();
+                let cell = Cell {
+                    control,
+                    region,
+                    status,
+                    doorbell,
+                    generation,
+                    generations,
+                    restore_nanos,
+                    pid,
+                };
                 Ok((cell, infant))
             }
             other => {
@@ -204,6 +308,11 @@ impl Nursery {
                 })
             }
         }
+    }
+
+    /// The root image, if there is one.
+    fn root_image(&self) -> Option<BorrowedFd<'_>> {
+        (self.root_image_bytes > 0).then_some(self.root_image.as_fd())
     }
 
     fn core_of(&self, vm: u64) -> u32 {
@@ -218,7 +327,8 @@ impl Nursery {
             is_restore,
             ram_bytes: self.ram_bytes,
             root_image_bytes: self.root_image_bytes,
-            restoring: Restoring::Map,
+            is_capturable: false,
+            restoring: self.restoring.way(),
             package_offset: 0,
             package_bytes: 0,
             generation,
@@ -226,7 +336,6 @@ impl Nursery {
             clock_multiplier: self.clock.0,
             clock_offset: self.clock.1,
             user: self.user,
-            is_capturable: false,
         }
     }
 
@@ -268,7 +377,7 @@ impl Nursery {
         control: &OwnedFd,
         start: Start,
         (shared, node_doorbell): (&SharedParts, &Doorbell),
-        images: &[BorrowedFd<'_>],
+        images: &[Option<BorrowedFd<'_>>],
     ) -> Result<(), String> {
         let mut buffer = [0; control::MESSAGE_BYTES_MAX];
         let length = Request::Start(start).encode(&mut buffer).unwrap_or(0);
@@ -279,10 +388,7 @@ impl Nursery {
             shared.doorbell.as_fd(),
             node_doorbell.as_fd(),
         ];
-        descriptors.extend_from_slice(images);
-        if self.root_image_bytes > 0 {
-            descriptors.push(self.root_image.as_fd());
-        }
+        descriptors.extend(images.iter().flatten());
         message::send(control, &buffer[..length], &descriptors)
             .map_err(|error| format!("the VMM process ended at once: {error}"))
     }
@@ -305,21 +411,25 @@ struct SharedParts {
 
 impl SharedParts {
     /// Fresh ones; the region already holds what the guest takes when it wakes.
-    fn new(vm: u64) -> io::Result<Self> {
+    fn new(vm: u64, generation: u64) -> io::Result<Self> {
         use layout::region as offset;
         let region_memfd = sealed::shared("pilotlight-region", u64::from(offset::BYTES))?;
         let region = Region::map(&region_memfd, offset::BYTES, layout::REGION_GPA)?;
         let status_bytes = u32::try_from(control::status::BYTES).map_err(io::Error::other)?;
         let status_memfd = sealed::shared("pilotlight-status", control::status::BYTES)?;
         let status = Region::map(&status_memfd, status_bytes, layout::CLOCK_GPA)?;
-        let mut seed = [0; 32];
-        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
-        region.write(offset::SEED, &seed);
-        zeroize::Zeroize::zeroize(&mut seed);
-        region.store_u64(offset::GENERATION, vm);
+        region.write(offset::SEED, fresh_seed()?.as_ref());
+        region.store_u64(offset::GENERATION, generation);
         region.store_u64(offset::VM, vm);
         Ok(Self { region, region_memfd, status, status_memfd, doorbell: Doorbell::new()? })
     }
+}
+
+/// Entropy for a guest that wakes.
+fn fresh_seed() -> io::Result<Zeroizing<[u8; control::SEED_BYTES]>> {
+    let mut seed = Zeroizing::new([0; control::SEED_BYTES]);
+    rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty())?;
+    Ok(seed)
 }
 
 /// The file's bytes, or those the library carries.
@@ -356,7 +466,7 @@ pub(crate) enum OwnReply {
 }
 
 impl OwnReply {
-    fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self {
             Self::Gone { blame: Blame::Guest, reason } => format!("the guest failed: {reason}"),
             Self::Gone { reason, .. } => reason.clone(),
@@ -409,8 +519,9 @@ pub(crate) struct Cell {
     pub(crate) status: Region,
     /// Rung for the guest.
     pub(crate) doorbell: Doorbell,
-    /// Number of this restore; the guest's first frame repeats it.
+    /// Number of its restore or last reset; the guest's first frame repeats it.
     pub(crate) generation: u64,
+    generations: Generations,
     /// What the restore took inside the VMM.
     pub(crate) restore_nanos: u64,
     /// The process.
@@ -428,6 +539,41 @@ impl Cell {
             .encode(&mut buffer)
             .map_err(|_| io::ErrorKind::InvalidInput)?;
         message::send(&self.control, &buffer[..length], &[package.as_fd()])
+    }
+
+    /// Asks the VMM to put its VM back to its snapshot, under a new generation and with a new
+    /// seed; [`Cell::reply`] brings the answer. Until then nobody may touch the region: the VMM
+    /// empties it.
+    ///
+    /// # Errors
+    /// The VMM is gone, or has not answered for very long; or the host has no entropy.
+    pub(crate) fn reset(&mut self, is_verified: bool) -> io::Result<()> {
+        self.generation = self.generations.next();
+        let (generation, seed) = (self.generation, *fresh_seed()?);
+        let mut buffer = Zeroizing::new([0; 64]);
+        let mut request = Request::Reset { generation, seed, is_verified };
+        let length = request.encode(&mut buffer[..]).map_err(|_| io::ErrorKind::InvalidInput)?;
+        if let Request::Reset { seed, .. } = &mut request {
+            seed.zeroize();
+        }
+        message::send(&self.control, &buffer[..length], &[])
+    }
+
+    /// Asks the VMM to write its VM, which has to be idle, into the empty memfd `snapshot`;
+    /// [`Cell::reply`] brings the answer. The VM stays stopped.
+    ///
+    /// # Errors
+    /// The VMM is gone.
+    pub(crate) fn capture(&self, snapshot: impl AsFd) -> io::Result<()> {
+        let mut buffer = [0; 16];
+        let length =
+            Request::Capture.encode(&mut buffer).map_err(|_| io::ErrorKind::InvalidInput)?;
+        message::send(&self.control, &buffer[..length], &[snapshot.as_fd()])
+    }
+
+    /// Readable when the VMM has said something.
+    pub(crate) fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
     }
 
     /// What the VMM has said since, if anything; never waits.
@@ -460,46 +606,5 @@ impl Cell {
     /// Returns of `KVM_RUN` to the VMM so far.
     pub(crate) fn exits(&self) -> u64 {
         self.status.load_u64(control::status::EXITS)
-    }
-}
-
-/// One VMM process, as the keeper sees it.
-#[derive(Debug)]
-pub(crate) struct Infant {
-    /// The VM it runs.
-    pub(crate) vm: u64,
-    child: Child,
-    pidfd: OwnedFd,
-    group: Option<Group>,
-}
-
-impl Infant {
-    /// Readable once the process is over.
-    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-
-    /// Ends the process, whatever it does.
-    pub(crate) fn kill(&self) {
-        // It may be over already.
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-    }
-
-    /// Waits for the process' end, removes its group and says how it ended.
-    pub(crate) fn reap(&mut self) -> String {
-        let ending = match self.child.wait() {
-            Ok(status) => describe_ending(status),
-            Err(error) => format!("was lost: {error}"),
-        };
-        self.group = None;
-        ending
-    }
-}
-
-fn describe_ending(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with status {code}"),
-        (None, Some(signal)) => format!("was ended by signal {signal}"),
-        (None, None) => "ended".to_owned(),
     }
 }

@@ -17,35 +17,38 @@
 pub mod package;
 mod error;
 mod completed;
+mod listing;
+mod transport;
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
-
+use crate::bridge::End;
 use crate::invoke::Function;
-use crate::socket::answer::Answer;
+use crate::socket::answer::{Answer, code};
 use crate::socket::buffer::Input;
-use crate::socket::frame::{CHUNK_BYTES, Header, VERSION_MAX, VERSION_MIN};
+use crate::socket::frame::{CHUNK_BYTES, Header, VERSION_ATTACH, VERSION_MAX, VERSION_MIN};
 use crate::socket::logging::Logging;
 use crate::socket::request::{Deploy, Hello, Invoke, Request};
 
+use transport::Transport;
+
 pub use completed::{Completed, LogRecord};
 pub use error::ClientError;
+pub use listing::{Listing, SnapshotListing};
 pub use package::Package;
 
 /// A connection to a node.
 #[derive(Debug)]
 pub struct Client {
-    stream: UnixStream,
+    transport: Transport,
     input: Input,
     output: Vec<u8>,
     last_id: u64,
-    patience: Option<Duration>,
+    version: u16,
     login: String,
     body_bytes_max: u64,
 }
@@ -78,11 +81,11 @@ impl Client {
     /// See [`ClientError`].
     pub fn over(stream: UnixStream) -> Result<Self, ClientError> {
         let mut client = Self {
-            stream,
+            transport: Transport::new(stream),
             input: Input::new(),
             output: Vec::new(),
             last_id: 0,
-            patience: None,
+            version: 0,
             login: String::new(),
             body_bytes_max: 0,
         };
@@ -94,8 +97,67 @@ impl Client {
             return Err(ClientError::Protocol("its first frame is no hello"));
         };
         let (login, body_bytes_max) = (hello.login.to_owned(), hello.payload_bytes_max);
+        client.version = hello.version;
         (client.login, client.body_bytes_max) = (login, body_bytes_max);
         Ok(client)
+    }
+
+    /// As [`Client::connect`], and goes on in shared memory: no system call carries a byte, and
+    /// none is made while both sides poll. See [`Client::attach`].
+    ///
+    /// # Errors
+    /// As for [`Client::connect`] and [`Client::attach`].
+    pub fn connect_shared(socket: &Path, poll: Duration) -> Result<Self, ClientError> {
+        let mut client = Self::connect(socket)?;
+        client.attach(poll)?;
+        Ok(client)
+    }
+
+    /// Goes on in shared memory; no request may be open. A wait for an answer polls for up to `poll`
+    /// before it sleeps: less where that rarely helps, and not at all with [`Duration::ZERO`],
+    /// which is right where no core is left for it.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the node has none to give or is too old for it; the client goes
+    /// on over its socket then.
+    pub fn attach(&mut self, poll: Duration) -> Result<(), ClientError> {
+        if self.version < VERSION_ATTACH {
+            let message = "the node is too old for shared memory; the socket serves too";
+            return Err(ClientError::refused(code::UNSUPPORTED_VERSION, message));
+        }
+        if self.transport.is_attached() {
+            return Err(ClientError::refused(code::BAD_REQUEST, "it is in shared memory already"));
+        }
+        let id = self.send(&Request::Attach)?;
+        self.transport.set_patience(None)?;
+        let mut descriptors = Vec::new();
+        while !self.has_frame()? {
+            let stream = self.transport.stream();
+            let received = region::message::receive(stream, self.input.space())?;
+            if received.length == 0 {
+                return Err(ClientError::Closed);
+            }
+            self.input.received(received.length);
+            descriptors.extend(received.descriptors);
+        }
+        let received = self.take()?;
+        let attached = match received.answer {
+            Answer::Attached(attached) if received.id == id => attached,
+            Answer::Error { code, message } => return Err(ClientError::refused(code, message)),
+            Answer::Hello(_)
+            | Answer::Response(_)
+            | Answer::Log(_)
+            | Answer::Outcome(_)
+            | Answer::Reply(_)
+            | Answer::Attached(_) => {
+                return Err(ClientError::Protocol("its answer is no shared memory"));
+            }
+        };
+        let memfd = descriptors.pop().ok_or(ClientError::Protocol("no memory came along"))?;
+        self.transport.attach(End::open(memfd, attached)?, poll);
+        // The node may have rung already.
+        self.input = Input::new();
+        Ok(())
     }
 
     /// Who the node takes this client for: the user of requests that name none.
@@ -213,12 +275,16 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] when it may not see them.
     pub fn list(&mut self, user: &str) -> Result<Vec<Function>, ClientError> {
-        #[derive(serde::Deserialize)]
-        struct Listing {
-            functions: Vec<Function>,
-        }
+        self.listing(user).map(|listing| listing.functions)
+    }
+
+    /// The same, with what there is to know of each one's snapshot, in the same order.
+    ///
+    /// # Errors
+    /// As for [`Client::list`].
+    pub fn listing(&mut self, user: &str) -> Result<Listing, ClientError> {
         let id = self.send(&Request::List(user))?;
-        self.reply_as(id).map(|listing: Listing| listing.functions)
+        self.reply_as(id)
     }
 
     /// Forgets a function.
@@ -244,7 +310,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] when the node ends the connection.
     pub fn receive(&mut self) -> Result<Received<'_>, ClientError> {
-        self.set_patience(None)?;
+        self.transport.set_patience(None)?;
         while !self.has_frame()? {
             self.fill()?;
         }
@@ -259,7 +325,7 @@ impl Client {
         &mut self,
         patience: Duration,
     ) -> Result<Option<Received<'_>>, ClientError> {
-        self.set_patience(Some(patience))?;
+        self.transport.set_patience(Some(patience))?;
         while !self.has_frame()? {
             match self.fill() {
                 Err(ClientError::Io(error))
@@ -280,12 +346,12 @@ impl Client {
     /// As for [`Client::receive`].
     pub fn try_receive(&mut self) -> Result<Option<Received<'_>>, ClientError> {
         while !self.has_frame()? {
-            match rustix::net::recv(&self.stream, self.input.space(), RecvFlags::DONTWAIT) {
-                Ok((0, _)) | Err(Errno::CONNRESET) => return Err(ClientError::Closed),
-                Ok((count, _)) => self.input.received(count),
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(io::Error::from(error).into()),
+            match self.transport.try_read(self.input.space()) {
+                Ok(0) => return Err(ClientError::Closed),
+                Ok(count) => self.input.received(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
         }
         self.take().map(Some)
@@ -325,7 +391,11 @@ impl Client {
             match received.answer {
                 Answer::Reply(bytes) => json.extend_from_slice(bytes),
                 Answer::Error { code, message } => return Err(ClientError::refused(code, message)),
-                Answer::Hello(_) | Answer::Response(_) | Answer::Log(_) | Answer::Outcome(_) => {
+                Answer::Hello(_)
+                | Answer::Response(_)
+                | Answer::Log(_)
+                | Answer::Outcome(_)
+                | Answer::Attached(_) => {
                     return Err(ClientError::Protocol("its answer is none to this request"));
                 }
             }
@@ -346,7 +416,7 @@ impl Client {
     }
 
     fn flush(&mut self) -> Result<(), ClientError> {
-        let sent = self.stream.write_all(&self.output);
+        let sent = self.transport.write_all(&self.output);
         self.output.clear();
         match sent {
             // The node closed the connection; it may have said why before.
@@ -369,7 +439,7 @@ impl Client {
     }
 
     fn fill(&mut self) -> Result<(), ClientError> {
-        match self.stream.read(self.input.space()) {
+        match self.transport.read(self.input.space()) {
             Ok(0) => Err(ClientError::Closed),
             Ok(count) => {
                 self.input.received(count);
@@ -390,19 +460,11 @@ impl Client {
         }
         Ok(Received { id: header.id, has_more: header.has_more(), answer })
     }
-
-    fn set_patience(&mut self, patience: Option<Duration>) -> Result<(), ClientError> {
-        if self.patience != patience {
-            self.stream.set_read_timeout(patience)?;
-            self.patience = patience;
-        }
-        Ok(())
-    }
 }
 
-/// Readable when the node has sent something.
+/// Readable when the node has sent something since [`Client::try_receive`] found nothing.
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.transport.stream().as_fd()
     }
 }

@@ -13,6 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::invoke::Nanos;
 
+mod pools;
+mod requests;
+
+pub use pools::{PoolLimits, Pools};
+pub use requests::Requests;
+
 const MIB: u64 = 1 << 20;
 
 /// Bytes of a request's body and of a response: what AWS Lambda allows for synchronous invokes.
@@ -26,6 +32,8 @@ pub const ARGUMENTS_MAX: usize = 1024;
 pub const CONTAINERS_PER_VM_MAX: u32 = 64;
 /// VMs one shard may hold: slots are searched in a row on the way to a new VM.
 pub const VMS_PER_SHARD_MAX: u32 = 4096;
+/// Longest a guest may poll, microseconds.
+pub const POLL_MICROS_MAX: u32 = 50;
 /// Shards a node may have: each has a segment in the index all of them read.
 pub const SHARDS_MAX: usize = 64;
 /// Longest time a function may run: as AWS Lambda, 15 minutes.
@@ -43,6 +51,8 @@ pub struct Config {
     pub pools: Pools,
     /// What one VM is.
     pub vm: Vm,
+    /// Snapshots of functions.
+    pub snapshots: Snapshots,
     /// What one request may be.
     pub requests: Requests,
     /// Delivery of logs.
@@ -80,55 +90,6 @@ pub struct Cores {
     pub guests: Vec<u32>,
 }
 
-/// How many VMs, containers and waiting invokes; per node unless it says otherwise.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Pools {
-    /// Warm VMs the node keeps even when that costs an idle user their VM.
-    pub warm_min: u32,
-    /// Warm VMs the node keeps while slots are free.
-    pub warm_target: u32,
-    /// Warm VMs when invokes wait: demand adds to the target up to here.
-    pub warm_max: u32,
-    /// VMs in any state.
-    pub vms_max: u32,
-    /// Containers one VM may hold at once. Past it the same user gets another VM.
-    pub containers_per_vm: u32,
-    /// VMs one user may hold on one shard.
-    pub vms_per_user_max: u32,
-    /// Packages loaded in one VM; the longest unused is forgotten.
-    pub packages_per_vm: u32,
-    /// Invokes that run at once on one shard.
-    pub inflight_max: u32,
-    /// Invokes that wait for a VM on one shard.
-    pub queue_max: u32,
-    /// Of those, invokes of one user, so that one cannot fill the queue for all.
-    pub queue_per_user_max: u32,
-    /// How long an invoke waits for a VM before it is answered "busy", milliseconds.
-    pub queue_wait_millis: u64,
-    /// An assigned VM without an invoke for this long is ended, seconds. Memory against the time
-    /// of a first invoke.
-    pub idle_expiry_seconds: u64,
-    /// VMs that start at the same time on one shard. Starting competes with running ones.
-    pub spawns_at_once_max: u32,
-    /// A VM that is not ready by then has failed, milliseconds. A restore takes about 10.
-    pub spawn_timeout_millis: u64,
-    /// A warm VM that was taken is replaced this much later, milliseconds, unless none is left or
-    /// somebody waits: its first invoke has the cores to itself.
-    pub refill_delay_millis: u64,
-    /// Pause after the first failed start, milliseconds; doubles with each further one.
-    pub spawn_backoff_min_millis: u64,
-    /// Longest such pause, milliseconds.
-    pub spawn_backoff_max_millis: u64,
-    /// A package that is not in its VM by then has failed, milliseconds.
-    pub load_timeout_millis: u64,
-    /// How long after its deadline a guest may still say so itself, milliseconds; then its VM is
-    /// ended from outside. A busy two-core host may not schedule a vCPU for tens of them.
-    pub deadline_grace_millis: u64,
-    /// A VM that is not gone this long after it was told so is told again, milliseconds.
-    pub retire_patience_millis: u64,
-}
-
 /// What one VM is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -138,33 +99,34 @@ pub struct Vm {
     pub ram_mib: u32,
     /// Of it, what the guest kernel keeps for itself, MiB: heap, page tables, sockets.
     pub kernel_mib: u32,
-    /// How long an idle guest polls its rings before it halts, microseconds. A doorbell costs
-    /// about 30, more polling than that burns a core for little.
+    /// How long an idle guest polls its rings at most before it halts, microseconds; less where that
+    /// rarely helps, not at all while more guests are at work than there are cores for. A doorbell
+    /// costs about 30, more polling than that burns a core for little.
     pub poll_micros: u32,
-    /// A shard without work for this long sleeps, microseconds.
+    /// A shard without work for this long sleeps, microseconds; sooner where polling rarely helps,
+    /// at once where its core is a guest's too.
     pub shard_poll_micros: u32,
+    /// Every so many resets of a shard one is verified: the whole VM is compared with its snapshot
+    /// before it runs. 0: none. Reading a VM's memory takes a hundred times as long as a reset.
+    pub verify_every: u32,
 }
 
-/// What one request may be.
+/// Snapshots of functions: VMs in which a function is loaded and stands before its first request.
+/// They are made in the background after a deploy, and at start for what is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Requests {
-    /// Bytes of a body.
-    pub body_bytes_max: u64,
-    /// Bytes of a response.
-    pub response_bytes_max: u64,
-    /// Bytes of a package. It has to fit the image window beside the root image.
-    pub package_bytes_max: u64,
-    /// Client connections of one shard.
-    pub connections_max: u32,
-    /// Requests one connection may have open.
-    pub pipeline_max: u32,
-    /// Memory of a function that does not say, MiB.
-    pub memory_mib_default: u32,
-    /// Timeout of a function that does not say, milliseconds.
-    pub timeout_millis_default: u64,
-    /// Functions one user may have deployed.
-    pub functions_per_user_max: u32,
+pub struct Snapshots {
+    /// How many the node keeps; the longest unused goes. 0: it makes none.
+    pub count_max: u32,
+    /// Bytes of memory they may take together, packages included.
+    pub bytes_max: u64,
+    /// A program that does not stand before its first request by then gets none, milliseconds.
+    pub prepare_timeout_millis: u64,
+    /// With more invokes a second than this the node is busy, and making one waits: it takes a
+    /// core for tens of milliseconds.
+    pub busy_invokes_per_second: u32,
+    /// But no longer than this, milliseconds: a node that is never idle needs them most.
+    pub patience_millis: u64,
 }
 
 /// Delivery of logs.
@@ -221,50 +183,27 @@ impl Default for Paths {
     }
 }
 
-impl Default for Pools {
+impl Default for Vm {
     fn default() -> Self {
         Self {
-            warm_min: 1,
-            warm_target: 4,
-            warm_max: 8,
-            vms_max: 64,
-            containers_per_vm: 8,
-            vms_per_user_max: 8,
-            packages_per_vm: 32,
-            inflight_max: 1024,
-            queue_max: 1024,
-            queue_per_user_max: 256,
-            queue_wait_millis: 10_000,
-            idle_expiry_seconds: 300,
-            spawns_at_once_max: 2,
-            spawn_timeout_millis: 5_000,
-            refill_delay_millis: 5,
-            spawn_backoff_min_millis: 100,
-            spawn_backoff_max_millis: 30_000,
-            load_timeout_millis: 5_000,
-            deadline_grace_millis: 250,
-            retire_patience_millis: 2_000,
+            ram_mib: 512,
+            kernel_mib: 64,
+            poll_micros: 50,
+            shard_poll_micros: 1_000,
+            // A build for tests verifies each.
+            verify_every: if cfg!(debug_assertions) { 1 } else { 64 },
         }
     }
 }
 
-impl Default for Vm {
-    fn default() -> Self {
-        Self { ram_mib: 512, kernel_mib: 64, poll_micros: 50, shard_poll_micros: 1_000 }
-    }
-}
-
-impl Default for Requests {
+impl Default for Snapshots {
     fn default() -> Self {
         Self {
-            body_bytes_max: BODY_BYTES_MAX,
-            response_bytes_max: BODY_BYTES_MAX,
-            package_bytes_max: 256 * MIB,
-            connections_max: 1024,
-            pipeline_max: 256,
-            memory_mib_default: 128,
-            timeout_millis_default: 3_000,
-            functions_per_user_max: 1024,
+            count_max: 64,
+            bytes_max: 1024 * MIB,
+            prepare_timeout_millis: 10_000,
+            busy_invokes_per_second: 200,
+            patience_millis: 5_000,
         }
     }
 }
@@ -287,38 +226,6 @@ impl Default for Egress {
     fn default() -> Self {
         Self { allow: Vec::new(), connections_per_vm: 64, connect_timeout_millis: 5_000 }
     }
-}
-
-/// What one shard's pools are held to. Times in nanoseconds.
-#[derive(Clone, Copy, Debug)]
-#[expect(missing_docs, reason = "each is a key of `Pools` or `Vm`, converted")]
-pub struct PoolLimits {
-    pub warm_min: u32,
-    pub warm_target: u32,
-    pub warm_max: u32,
-    pub vms_max: u32,
-    pub containers_per_vm: u32,
-    pub vms_per_user_max: u32,
-    pub packages_per_vm: u32,
-    pub inflight_max: u32,
-    pub queue_max: u32,
-    pub queue_per_user_max: u32,
-    pub queue_wait_nanos: Nanos,
-    pub idle_expiry_nanos: Nanos,
-    pub spawns_at_once_max: u32,
-    pub spawn_timeout_nanos: Nanos,
-    pub refill_delay_nanos: Nanos,
-    pub spawn_backoff_min_nanos: Nanos,
-    pub spawn_backoff_max_nanos: Nanos,
-    pub load_timeout_nanos: Nanos,
-    pub deadline_grace_nanos: Nanos,
-    pub retire_patience_nanos: Nanos,
-    /// Memory the containers of one VM may be promised together, MiB.
-    pub memory_mib_max: u32,
-    /// Bytes of the image window behind the root image.
-    pub window_bytes: u64,
-    /// Offset of those bytes in the window.
-    pub window_start: u64,
 }
 
 /// Which cores have a shard and which run VMs.
@@ -370,38 +277,18 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] naming the key, and what it may be.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.check_pools()?;
+        self.pools.check()?;
         self.check_sizes()?;
         self.check_times()
-    }
-
-    fn check_pools(&self) -> Result<(), ConfigError> {
-        let pools = &self.pools;
-        between("pools.vms_max", pools.vms_max, 1, VMS_PER_SHARD_MAX)?;
-        between("pools.warm_max", pools.warm_max, 1, pools.vms_max)?;
-        between("pools.warm_target", pools.warm_target, 0, pools.warm_max)?;
-        between("pools.warm_min", pools.warm_min, 0, pools.warm_target)?;
-        between("pools.containers_per_vm", pools.containers_per_vm, 1, CONTAINERS_PER_VM_MAX)?;
-        between("pools.vms_per_user_max", pools.vms_per_user_max, 1, VMS_PER_SHARD_MAX)?;
-        between("pools.packages_per_vm", pools.packages_per_vm, 1, 1024)?;
-        between("pools.inflight_max", pools.inflight_max, 1, 1 << 16)?;
-        between("pools.queue_max", pools.queue_max, 0, 1 << 16)?;
-        between("pools.spawns_at_once_max", pools.spawns_at_once_max, 1, 64)
     }
 
     fn check_sizes(&self) -> Result<(), ConfigError> {
         let ram_max = mib(layout::RAM_BYTES_MAX);
         between("vm.ram_mib", self.vm.ram_mib, mib(layout::RAM_BYTES_MIN), ram_max)?;
         between("vm.kernel_mib", self.vm.kernel_mib, 16, self.vm.ram_mib - 1)?;
+        between("vm.poll_micros", self.vm.poll_micros, 0, POLL_MICROS_MAX)?;
         let memory_mib_max = self.memory_mib_max();
-        let requests = &self.requests;
-        between("requests.memory_mib_default", requests.memory_mib_default, 1, memory_mib_max)?;
-        between("requests.body_bytes_max", requests.body_bytes_max, 1, BODY_BYTES_MAX)?;
-        between("requests.response_bytes_max", requests.response_bytes_max, 1, BODY_BYTES_MAX)?;
-        let window = layout::WINDOW_BYTES;
-        between("requests.package_bytes_max", requests.package_bytes_max, 1, window)?;
-        between("requests.connections_max", requests.connections_max, 1, 1 << 16)?;
-        between("requests.pipeline_max", requests.pipeline_max, 1, 1 << 16)
+        self.requests.check(memory_mib_max)
     }
 
     fn check_times(&self) -> Result<(), ConfigError> {
@@ -415,8 +302,10 @@ impl Config {
             ("pools.spawn_backoff_min_millis", pools.spawn_backoff_min_millis),
             ("pools.spawn_backoff_max_millis", pools.spawn_backoff_max_millis),
             ("pools.load_timeout_millis", pools.load_timeout_millis),
+            ("pools.reset_timeout_millis", pools.reset_timeout_millis),
             ("pools.deadline_grace_millis", pools.deadline_grace_millis),
             ("pools.retire_patience_millis", pools.retire_patience_millis),
+            ("snapshots.prepare_timeout_millis", self.snapshots.prepare_timeout_millis),
             ("log.retry_min_millis", log.retry_min_millis),
             ("log.retry_max_millis", log.retry_max_millis),
             ("log.connect_timeout_millis", log.connect_timeout_millis),
@@ -426,6 +315,8 @@ impl Config {
         }
         between("pools.refill_delay_millis", pools.refill_delay_millis, 0, 60_000)?;
         between("log.account_wait_millis", log.account_wait_millis, 0, day_millis)?;
+        between("snapshots.patience_millis", self.snapshots.patience_millis, 0, day_millis)?;
+        between("snapshots.count_max", self.snapshots.count_max, 0, 4096)?;
         between("log.linger_seconds", log.linger_seconds, 0, 3600)?;
         between("pools.idle_expiry_seconds", pools.idle_expiry_seconds, 1, 365 * 24 * 3600)
     }
@@ -458,41 +349,6 @@ impl Config {
     #[must_use]
     pub fn shard_poll_nanos(&self) -> Nanos {
         u64::from(self.vm.shard_poll_micros) * 1_000
-    }
-
-    /// The limits of one shard out of `shards`: what is per node is divided, at least one each.
-    /// `root_image_bytes` lie at the start of the image window.
-    #[must_use]
-    pub fn pool_limits(&self, shards: u32, root_image_bytes: u64) -> PoolLimits {
-        let pools = &self.pools;
-        let share = |whole: u32| whole.div_ceil(shards.max(1));
-        let millis = |millis: u64| nanos(Duration::from_millis(millis));
-        let window_start = root_image_bytes.next_multiple_of(layout::PAGE_BYTES);
-        PoolLimits {
-            warm_min: share(pools.warm_min),
-            warm_target: share(pools.warm_target),
-            warm_max: share(pools.warm_max),
-            vms_max: share(pools.vms_max),
-            containers_per_vm: pools.containers_per_vm,
-            vms_per_user_max: pools.vms_per_user_max,
-            packages_per_vm: pools.packages_per_vm,
-            inflight_max: pools.inflight_max,
-            queue_max: pools.queue_max,
-            queue_per_user_max: pools.queue_per_user_max,
-            queue_wait_nanos: millis(pools.queue_wait_millis),
-            idle_expiry_nanos: nanos(Duration::from_secs(pools.idle_expiry_seconds)),
-            spawns_at_once_max: pools.spawns_at_once_max,
-            spawn_timeout_nanos: millis(pools.spawn_timeout_millis),
-            refill_delay_nanos: millis(pools.refill_delay_millis),
-            spawn_backoff_min_nanos: millis(pools.spawn_backoff_min_millis),
-            spawn_backoff_max_nanos: millis(pools.spawn_backoff_max_millis),
-            load_timeout_nanos: millis(pools.load_timeout_millis),
-            deadline_grace_nanos: millis(pools.deadline_grace_millis),
-            retire_patience_nanos: millis(pools.retire_patience_millis),
-            memory_mib_max: self.memory_mib_max(),
-            window_bytes: layout::WINDOW_BYTES.saturating_sub(window_start),
-            window_start,
-        }
     }
 
     /// Splits the cores the node may use: as configured, else the first half for shards and the

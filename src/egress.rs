@@ -23,7 +23,7 @@ use glommio::Task;
 
 use self::connection::State;
 use crate::config;
-use crate::signal::Signal;
+use crate::signal::{Errand, Signal};
 
 /// Most bytes of a frame's payload on the way to the guest.
 const PAYLOAD_BYTES_MAX: usize = region::STREAM_IN.slot_bytes() - Header::BYTES;
@@ -222,7 +222,11 @@ impl Egress {
             state.fail(ENOBUFS);
             None
         } else {
-            Some(glommio::spawn_local(connection::run(Rc::clone(&state), address)))
+            let (errand, state) = (Errand::begin(), Rc::clone(&state));
+            Some(glommio::spawn_local(async move {
+                connection::run(state, address).await;
+                drop(errand);
+            }))
         };
         self.connections.insert(number, Connection { state, task });
         Ok(())

@@ -158,6 +158,27 @@ pub struct Function {
 }
 
 impl Function {
+    /// The message that makes a container for it ([`abi::frame::invoke::Acquire`]). What was
+    /// stored was checked to fit.
+    pub(crate) fn acquire_message(&self) -> Vec<u8> {
+        let arguments: Vec<&[u8]> = self.arguments.iter().map(String::as_bytes).collect();
+        let environment: Vec<String> =
+            self.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let environment: Vec<&[u8]> = environment.iter().map(String::as_bytes).collect();
+        let mut buffer = vec![0; abi::frame::invoke::MESSAGE_BYTES_MAX];
+        let mut writer = abi::wire::Writer::new(&mut buffer);
+        let memory_bytes = u64::from(self.memory_mib) << 20;
+        let fixed =
+            (self.contract.into(), self.freshness.into(), memory_bytes, self.entry.as_str());
+        let encoded =
+            abi::frame::invoke::Acquire::encode(&mut writer, fixed, &arguments, &environment);
+        let length = writer.length();
+        assert!(encoded.is_ok(), "the store keeps arguments within ARGUMENT_BYTES_MAX");
+        buffer.truncate(length);
+        buffer.shrink_to_fit();
+        buffer
+    }
+
     /// How long one invoke may take.
     #[must_use]
     pub fn timeout(&self) -> Duration {

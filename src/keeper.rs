@@ -15,11 +15,12 @@ use region::Doorbell;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::cell::{Cell, Infant, Nursery};
+use crate::snapshot_store::FunctionSnapshot;
 
 /// What a shard asks for.
 pub(crate) enum Wish {
-    /// A new VM with this number, restored from the base snapshot.
-    Restore { vm: u64 },
+    /// A new VM with this number, restored from a function's snapshot or the base.
+    Restore { vm: u64, snapshot: Option<Arc<FunctionSnapshot>> },
     /// The end of a VM.
     Kill { vm: u64 },
     /// Freeing something that takes long to free.
@@ -113,13 +114,15 @@ impl<F: Fn(News)> Round<F> {
 
     fn grant(&mut self, wish: Wish) {
         match wish {
-            Wish::Restore { vm } => match self.nursery.restore(vm, &self.node_doorbell) {
-                Ok((cell, infant)) => {
-                    self.infants.push(infant);
-                    (self.tell)(News::Up { vm, cell: Box::new(cell) });
+            Wish::Restore { vm, snapshot } => {
+                match self.nursery.restore(vm, &self.node_doorbell, snapshot.as_deref()) {
+                    Ok((cell, infant)) => {
+                        self.infants.push(infant);
+                        (self.tell)(News::Up { vm, cell: Box::new(cell) });
+                    }
+                    Err(reason) => (self.tell)(News::Failed { vm, reason }),
                 }
-                Err(reason) => (self.tell)(News::Failed { vm, reason }),
-            },
+            }
             Wish::Kill { vm } => {
                 if let Some(infant) = self.infants.iter().find(|infant| infant.vm == vm) {
                     infant.kill();

@@ -18,6 +18,7 @@ use region::Contents;
 
 use crate::inbox::Inbox;
 use crate::invoke::{Digest, Function, FunctionName, InvokeId, User};
+use crate::maker::Order;
 use crate::package::Form;
 use crate::pool::PackageRef;
 use crate::shard::Letter;
@@ -86,8 +87,12 @@ impl Librarian {
     ///
     /// # Errors
     /// The process is out of threads.
-    pub(crate) fn start(store: Store, inboxes: Arc<[Arc<Inbox<Letter>>]>) -> std::io::Result<Self> {
-        let desk = Desk { store, inboxes: Arc::clone(&inboxes) };
+    pub(crate) fn start(
+        store: Arc<Store>,
+        inboxes: Arc<[Arc<Inbox<Letter>>]>,
+        maker: Sender<Order>,
+    ) -> std::io::Result<Self> {
+        let desk = Desk { store, inboxes: Arc::clone(&inboxes), maker };
         let (jobs, job_queue) = unbounded();
         let (look_ups, look_up_queue) = unbounded();
         let builder = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -116,8 +121,9 @@ impl Drop for Librarian {
 }
 
 struct Desk {
-    store: Store,
+    store: Arc<Store>,
     inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    maker: Sender<Order>,
 }
 
 impl Desk {
@@ -177,6 +183,9 @@ impl Desk {
                     function: Box::new(function.clone()),
                     reply_to,
                 });
+                // Behind the shards: its news are about a function they know. A maker that is
+                // gone is one of a node that stops.
+                drop(self.maker.send(Order::Prepare(Box::new(function))));
             }
             Err(error) => self.refuse(ticket, error.code(), error.to_string()),
         }
@@ -184,11 +193,14 @@ impl Desk {
 
     fn remove(&self, ticket: Ticket, user: User, name: FunctionName) {
         match self.store.remove(user, name) {
-            Ok(()) => self.tell_all(ticket, "{}".to_owned(), |reply_to| Report::Removed {
-                user,
-                name,
-                reply_to,
-            }),
+            Ok(()) => {
+                self.tell_all(ticket, "{}".to_owned(), |reply_to| Report::Removed {
+                    user,
+                    name,
+                    reply_to,
+                });
+                drop(self.maker.send(Order::Forget(user, name)));
+            }
             Err(error) => self.refuse(ticket, error.code(), error.to_string()),
         }
     }

@@ -53,6 +53,8 @@ pub(crate) enum GuestFrame<'a> {
     Ready { generation: u64 },
     /// Part of a response.
     Response { invoke: u64, bytes: &'a [u8] },
+    /// A container stands where a snapshot can be taken, or says why it cannot come there.
+    Prepared { container: u32, outcome: frame::outcome::Outcome<'a> },
     /// The end of an invoke.
     Outcome { container: u32, invoke: u64, outcome: frame::outcome::Outcome<'a> },
     /// A program made a system call the kernel does not have.
@@ -172,6 +174,17 @@ impl Link {
         }
     }
 
+    /// Begins anew after the VM was reset: its region is all zeros in its rings again.
+    pub(crate) fn renew(&mut self) {
+        let region = &self.region;
+        self.invoke = Outlet::new(region, offset::INVOKE);
+        self.code = Outlet::new(region, offset::CODE);
+        self.stream_in = Outlet::new(region, offset::STREAM_IN);
+        self.outcome = Consumer::new(region.clone(), offset::OUTCOME);
+        self.log = Consumer::new(region.clone(), offset::LOG);
+        self.stream_out = Consumer::new(region.clone(), offset::STREAM_OUT);
+    }
+
     /// Gives the VM to a user: `message` is an encoded [`frame::invoke::Assign`].
     pub(crate) fn assign(&mut self, message: &[u8]) -> Result<(), GuestFault> {
         let header = Header { kind: frame::invoke::ASSIGN, flags: 0, channel: 0, id: 0 };
@@ -188,6 +201,12 @@ impl Link {
         let header =
             Header { kind: frame::invoke::ACQUIRE, flags: 0, channel: container, id: package };
         self.invoke.send_split(header, message, true).map_err(GuestFault::Ring)
+    }
+
+    /// Brings a container's program to where a snapshot can be taken.
+    pub(crate) fn prepare(&mut self, container: u32) -> Result<(), GuestFault> {
+        let header = Header { kind: frame::invoke::PREPARE, flags: 0, channel: container, id: 0 };
+        self.invoke.send(header, [&[], &[]]).map_err(GuestFault::Ring)
     }
 
     /// Ends a container.
@@ -376,6 +395,10 @@ fn parse_outcome(header: Header, payload: &[u8]) -> Result<GuestFrame<'_>, Guest
         outcome::OUTCOME => GuestFrame::Outcome {
             container: header.channel,
             invoke: header.id,
+            outcome: outcome::Outcome::decode(payload).map_err(|_| GuestFault::Frame)?,
+        },
+        outcome::PREPARED => GuestFrame::Prepared {
+            container: header.channel,
             outcome: outcome::Outcome::decode(payload).map_err(|_| GuestFault::Frame)?,
         },
         outcome::MISSING => {

@@ -21,7 +21,7 @@ mod syslog;
 mod tcp;
 mod tls;
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -38,6 +38,7 @@ use self::delivery::{Delivery, Queue};
 use self::spool::Record;
 use self::syslog::Head;
 use crate::config;
+use crate::invoke::{FunctionName, User};
 use crate::signal::Signal;
 
 /// Longest text of one syslog message. RFC 5425 section 4.3.1 wants receivers to take messages of
@@ -266,16 +267,12 @@ impl Service {
 
     /// The log of one invoke.
     #[must_use]
-    pub fn begin(&self, origin: Origin<'_>) -> InvokeLog {
-        let (news, dropped) = match &self.0 {
-            Sink::Queue(handle) => (Rc::clone(&handle.0.news), Rc::clone(&handle.0.dropped)),
-            Sink::Nowhere => Default::default(),
-            Sink::Unusable(_, dropped) => (Rc::default(), Rc::clone(dropped)),
-        };
+    pub fn begin(&self, origin: Origin) -> InvokeLog {
         InvokeLog {
             sink: self.0.clone(),
-            head: Head::new(origin),
-            ledger: Rc::new(Ledger::new(news, dropped)),
+            origin,
+            book: OnceCell::new(),
+            unsent: Cell::new(0),
             partial: RefCell::default(),
         }
     }
@@ -293,23 +290,46 @@ impl Service {
 
 /// Whose records they are.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
+pub struct Origin {
     /// The user.
-    pub user: &'a str,
+    pub user: User,
     /// The function.
-    pub function: &'a str,
+    pub function: FunctionName,
     /// The VM's number.
     pub vm: u64,
     /// The invoke's number.
     pub invoke: u64,
 }
 
-/// The log of one invoke and its account.
+/// The log of one invoke and its account. One that stays empty, or has nowhere to go, allocates
+/// nothing.
 pub struct InvokeLog {
     sink: Sink,
+    origin: Origin,
+    /// Opened with the first line for a service.
+    book: OnceCell<Book>,
+    /// Records without a service: counted and forgotten.
+    unsent: Cell<u64>,
+    partial: RefCell<Partial>,
+}
+
+/// What the lines of one invoke share on their way to a service.
+struct Book {
     head: Head,
     ledger: Rc<Ledger>,
-    partial: RefCell<Partial>,
+}
+
+impl Book {
+    fn open(sink: &Sink, origin: Origin) -> Self {
+        let (news, dropped) = match sink {
+            Sink::Queue(handle) => (Rc::clone(&handle.0.news), Rc::clone(&handle.0.dropped)),
+            Sink::Nowhere => Default::default(),
+            Sink::Unusable(_, dropped) => (Rc::default(), Rc::clone(dropped)),
+        };
+        let (user, function) = (origin.user.as_str(), origin.function.as_str());
+        let head = Head::new((user, function), origin.vm, origin.invoke);
+        Self { head, ledger: Rc::new(Ledger::new(news, dropped)) }
+    }
 }
 
 /// A line that came in several records, up to now.
@@ -325,6 +345,10 @@ impl InvokeLog {
     /// Takes one record of the guest; with `has_more` its line goes on in the next one. Lines are
     /// put together again up to what a receiver has to take.
     pub fn record(&self, line: &Line<'_>, has_more: bool) {
+        if matches!(self.sink, Sink::Nowhere) {
+            self.unsent.set(self.unsent.get() + 1);
+            return;
+        }
         let mut partial = self.partial.borrow_mut();
         if partial.text.len() + line.text.len() > TEXT_BYTES_MAX {
             self.spool(&mut partial, true);
@@ -347,19 +371,19 @@ impl InvokeLog {
     /// What has become of the records so far.
     #[must_use]
     pub fn account(&self) -> Account {
-        let mut account = self.ledger.account();
+        let book = self.book.get();
+        let mut account = book.map_or_else(Account::default, |book| book.ledger.account());
         let parts = self.partial.borrow().parts;
-        account.produced += parts;
-        if !matches!(self.sink, Sink::Nowhere) {
-            account.pending += parts;
-        }
+        account.produced += self.unsent.get() + parts;
+        account.pending += parts;
         account
     }
 
     /// Whether nothing is pending any more.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.ledger.is_settled() && self.partial.borrow().parts == 0
+        let is_settled = self.book.get().is_none_or(|book| book.ledger.is_settled());
+        is_settled && self.partial.borrow().parts == 0
     }
 
     fn spool(&self, partial: &mut Partial, has_more: bool) {
@@ -367,15 +391,16 @@ impl InvokeLog {
         if parts == 0 {
             return;
         }
+        let Book { head, ledger } = self.book.get_or_init(|| Book::open(&self.sink, self.origin));
         match &self.sink {
-            Sink::Nowhere => self.ledger.produce(parts),
+            Sink::Nowhere => {}
             Sink::Unusable(..) => {
-                self.ledger.wait(parts);
-                self.ledger.give_up(parts, Reason::Unusable);
+                ledger.wait(parts);
+                ledger.give_up(parts, Reason::Unusable);
             }
             Sink::Queue(handle) => handle.0.push(Record {
-                head: self.head.clone(),
-                ledger: Rc::clone(&self.ledger),
+                head: head.clone(),
+                ledger: Rc::clone(ledger),
                 realtime_nanos,
                 sequence,
                 has_more,

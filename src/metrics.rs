@@ -14,10 +14,11 @@ const NANOS_MAX: u64 = 1_000_000_000_000;
 const DIGITS: u8 = 2;
 
 /// Stages of an invoke, and the whole of it, each with a histogram.
-pub const STAGES: [&str; 8] =
-    ["accept", "route", "acquire", "load", "run", "reply", "total", "restore"];
+pub const STAGES: [&str; 9] =
+    ["accept", "route", "acquire", "load", "run", "reply", "total", "restore", "reset"];
 const TOTAL: usize = 6;
 const RESTORE: usize = 7;
+const RESET: usize = 8;
 
 /// One shard's counters and histograms.
 #[derive(Clone, Debug)]
@@ -28,6 +29,14 @@ pub struct ShardMetrics {
     pub restores: u64,
     /// Starts of VMs that failed.
     pub restores_failed: u64,
+    /// VMs put back to their snapshot.
+    pub resets: u64,
+    /// Resets that were asked for in vain, or found the VM to differ from its snapshot.
+    pub resets_failed: u64,
+    /// Resets after which the whole VM was compared with its snapshot and found to be the same.
+    pub resets_verified: u64,
+    /// Pages put back in all resets.
+    pub reset_pages: u64,
     /// VMs told to end or found ended.
     pub vms_gone: u64,
     /// VMs ended because their guest broke a rule.
@@ -50,6 +59,20 @@ pub struct ShardMetrics {
     pub log_dropped: u64,
     /// Times the shard slept.
     pub sleeps: u64,
+    /// Times it stepped aside for its other tasks while it polled.
+    pub step_asides: u64,
+    /// `recv` calls that found something, or a client gone.
+    pub receives: u64,
+    /// `recv` calls that found nothing.
+    pub receives_empty: u64,
+    /// `send` calls.
+    pub sends: u64,
+    /// Clients that went on in shared memory.
+    pub attaches: u64,
+    /// Times bytes were found in such a client's ring.
+    pub ring_receives: u64,
+    /// Times bytes were put into such a client's ring.
+    pub ring_sends: u64,
     /// Doorbells rung for guests.
     pub doorbells: u64,
     outcomes: BTreeMap<&'static str, u64>,
@@ -104,6 +127,10 @@ impl ShardMetrics {
             boots: 0,
             restores: 0,
             restores_failed: 0,
+            resets: 0,
+            resets_failed: 0,
+            resets_verified: 0,
+            reset_pages: 0,
             vms_gone: 0,
             guest_faults: 0,
             vm_exits: 0,
@@ -115,6 +142,13 @@ impl ShardMetrics {
             log_records: 0,
             log_dropped: 0,
             sleeps: 0,
+            step_asides: 0,
+            receives: 0,
+            receives_empty: 0,
+            sends: 0,
+            attaches: 0,
+            ring_receives: 0,
+            ring_sends: 0,
             doorbells: 0,
             outcomes: BTreeMap::new(),
             refusals: BTreeMap::new(),
@@ -127,6 +161,14 @@ impl ShardMetrics {
     pub fn restored(&mut self, nanos: Nanos) {
         self.restores += 1;
         self.stages[RESTORE].saturating_record(nanos);
+    }
+
+    /// A VM was put back to its snapshot.
+    pub fn reset(&mut self, nanos: Nanos, dirty_pages: u32, is_verified: bool) {
+        self.resets += 1;
+        self.resets_verified += u64::from(is_verified);
+        self.reset_pages += u64::from(dirty_pages);
+        self.stages[RESET].saturating_record(nanos);
     }
 
     /// An invoke ended in a VM, this long after it arrived.
@@ -172,11 +214,15 @@ impl ShardMetrics {
         Snapshot(self.clone())
     }
 
-    fn counters(&self) -> [(&'static str, u64); 15] {
+    fn counters(&self) -> [(&'static str, u64); 26] {
         [
             ("boots", self.boots),
             ("restores", self.restores),
             ("restores_failed", self.restores_failed),
+            ("resets", self.resets),
+            ("resets_failed", self.resets_failed),
+            ("resets_verified", self.resets_verified),
+            ("reset_pages", self.reset_pages),
             ("vms_gone", self.vms_gone),
             ("guest_faults", self.guest_faults),
             ("vm_exits", self.vm_exits),
@@ -188,15 +234,26 @@ impl ShardMetrics {
             ("log_records", self.log_records),
             ("log_dropped", self.log_dropped),
             ("sleeps", self.sleeps),
+            ("step_asides", self.step_asides),
+            ("receives", self.receives),
+            ("receives_empty", self.receives_empty),
+            ("sends", self.sends),
+            ("attaches", self.attaches),
+            ("ring_receives", self.ring_receives),
+            ("ring_sends", self.ring_sends),
             ("doorbells", self.doorbells),
         ]
     }
 
-    fn counters_mut(&mut self) -> [&mut u64; 15] {
+    fn counters_mut(&mut self) -> [&mut u64; 26] {
         [
             &mut self.boots,
             &mut self.restores,
             &mut self.restores_failed,
+            &mut self.resets,
+            &mut self.resets_failed,
+            &mut self.resets_verified,
+            &mut self.reset_pages,
             &mut self.vms_gone,
             &mut self.guest_faults,
             &mut self.vm_exits,
@@ -208,6 +265,13 @@ impl ShardMetrics {
             &mut self.log_records,
             &mut self.log_dropped,
             &mut self.sleeps,
+            &mut self.step_asides,
+            &mut self.receives,
+            &mut self.receives_empty,
+            &mut self.sends,
+            &mut self.attaches,
+            &mut self.ring_receives,
+            &mut self.ring_sends,
             &mut self.doorbells,
         ]
     }

@@ -31,6 +31,7 @@ use crate::door::{Door, greet};
 use crate::inbox::Inbox;
 use crate::keeper::Keeper;
 use crate::librarian::Librarian;
+use crate::maker::{self, Maker, Means};
 use crate::passage::End;
 use crate::pool::Pool;
 use crate::pool::index::Index;
@@ -69,6 +70,7 @@ impl std::error::Error for NodeError {}
 /// A running node. Dropping it kills what runs; [`Node::stop`] lets it finish.
 pub struct Node {
     inboxes: Arc<[Arc<Inbox<Letter>>]>,
+    maker: Option<Maker>,
     threads: Vec<ExecutorJoinHandle<io::Result<()>>>,
     door: Option<Door>,
     config: Arc<Config>,
@@ -87,7 +89,7 @@ impl Node {
         let cores =
             config.core_split(&available_cores()?).map_err(|error| NodeError(error.to_string()))?;
         let store = Store::open(&config.paths.state, &config);
-        let store = store.map_err(|error| NodeError(error.to_string()))?;
+        let store = Arc::new(store.map_err(|error| NodeError(error.to_string()))?);
         let functions = store.functions().map_err(|error| NodeError(error.to_string()))?;
         let root_image = RootImage::load(config.paths.root_image.as_deref())
             .map_err(|error| NodeError(format!("the root image cannot be read: {error}")))?;
@@ -106,16 +108,30 @@ impl Node {
         let inboxes: io::Result<Vec<_>> =
             (0..shards).map(|_| Inbox::new(LETTERS_MAX).map(Arc::new)).collect();
         let inboxes: Arc<[_]> = inboxes.map_err(broken)?.into();
-        let facts = Arc::new(NodeFacts::new(&nursery, &cores));
         let node_key = Arc::new(NodeKey::random().map_err(broken)?);
-        let librarian = Librarian::start(store, Arc::clone(&inboxes)).map_err(broken)?;
+        let (orders, order_queue) = maker::orders();
+        let librarian = Librarian::start(Arc::clone(&store), Arc::clone(&inboxes), orders.clone())
+            .map_err(broken)?;
         let librarian = Arc::new(librarian);
         let limits = config.pool_limits(u32::from(shards), nursery.window_start());
         let (config, nursery) = (Arc::new(config), Arc::new(nursery));
         let (index, publishers) = Index::new(shards, config.pools.vms_max);
+        let mut by_age = functions.clone();
+        store.sort_newest_first(&mut by_age);
+        let means = Means {
+            nursery: Arc::clone(&nursery),
+            store,
+            inboxes: Arc::clone(&inboxes),
+            index: index.clone(),
+            limits: config.snapshots.clone(),
+            orders: order_queue,
+        };
+        let maker = Maker::start(means, orders, by_age).map_err(broken)?;
+        let facts = Arc::new(NodeFacts::new(&nursery, &cores, maker.tally()));
         let mut passages = passages(&inboxes);
         let mut node = Self {
             inboxes,
+            maker: Some(maker),
             threads: Vec::new(),
             door: None,
             config: Arc::clone(&config),
@@ -207,6 +223,8 @@ impl Node {
 
     fn end(&mut self) {
         self.door = None;
+        // Before the shards: they have to be there for its letters.
+        self.maker = None;
         for inbox in self.inboxes.iter() {
             inbox.post_blocking(Letter::Stop);
         }

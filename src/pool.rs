@@ -3,7 +3,8 @@
 //! ```text
 //!            ┌ warming ──────────┐ assign ┌ active ─────────────────┐ retire ┌ leaving ┐
 //!  spawn ──► │ Starting ─► Warm  │ ─────► │ Assigned ◄─► Invoking   │ ─────► │ Leaving │ ──► gone
-//!            └───────────────────┘        └─────────────────────────┘        └─────────┘
+//!            └───────────────────┘        │ Clean ► Alone ► Resetting│        └─────────┘
+//!                                         └─▲──────────────────┘────┘
 //!  invoke ─► inflight: waiting ─► running (package on the way ─► sent) ─► answer
 //! ```
 //! Above it: the shard, which collects events, performs effects and owns the only clock. Below it:
@@ -13,6 +14,8 @@
 //! Invariants, checked at every step of the simulation (`tests/pool_simulation.rs`):
 //! * rooms add up: each VM is in one room, VMs and free slots are the slots;
 //! * a VM serves one user and one key in its life;
+//! * an invoke of freshness `vm` has its VM to itself: nothing ran in it since its restore or reset,
+//!   nothing runs beside it, and nothing after it before the VM was reset;
 //! * each invoke gets exactly one answer, and none waits while a room could take it;
 //! * queues, containers, memory, packages and starts stay within their limits;
 //! * events that come late, twice or never, or lie, break none of these.
@@ -25,6 +28,7 @@ mod alarm;
 mod inflight;
 mod interior;
 mod leaving;
+mod lodger;
 mod turnover;
 mod view;
 mod warming;
@@ -33,11 +37,11 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use crate::config::PoolLimits;
 use crate::credential::ActiveKey;
-use crate::invoke::{InvokeId, Nanos, Status, VmId};
+use crate::invoke::{Freshness, InvokeId, Nanos, Status, VmId};
 
 pub use event::{
     Answer, Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, KeyState, LoadId, Notice,
-    PackageRef, Place, RetireReason,
+    PackageRef, Place, ResetId, RetireReason,
 };
 pub use view::{Census, Sight, Whereabouts};
 
@@ -45,6 +49,7 @@ use active::Active;
 use inflight::{Inflight, Running, Waiting};
 use interior::{Entry, LivesOn};
 use leaving::Leaving;
+use lodger::Left;
 use warming::Warming;
 
 /// Keys are digests under the node's secret or numbers the node gave: nobody outside chooses
@@ -111,7 +116,8 @@ impl Pool {
             // What counts is the guest's own sign of life.
             Event::SpawnDone { .. } => {}
             Event::SpawnFailed { vm } => self.spawn_failed(vm, now, effects),
-            Event::Ready { vm } => self.ready(vm, effects),
+            Event::Ready { vm } => self.ready(vm, now, effects),
+            Event::ResetDone { vm, reset, .. } => self.active.reset_done(vm, reset),
             Event::Loaded { vm, load } => self.loaded(vm, load, effects),
             Event::LoadFailed { vm, load } => self.load_failed(vm, load, now, effects),
             Event::OutcomeArrived { vm, invoke, status } => {
@@ -192,6 +198,10 @@ impl Pool {
             return Err(Refusal::InflightFull);
         }
         if let Some(vm) = self.active.choose(&arrival.key, &arrival.facts) {
+            if self.active.is_clean(vm) {
+                let (invoke, key) = (arrival.invoke, arrival.key);
+                effects.push(Effect::Reassign { vm, invoke, key });
+            }
             self.enter(vm, arrival, now, effects);
             return Ok(());
         }
@@ -222,7 +232,7 @@ impl Pool {
         let (invoke, facts) = (arrival.invoke, &arrival.facts);
         let entry = Entry { vm, invoke, facts, now, load_timeout_nanos };
         let (container, is_sent) = interior.enter(&entry, effects);
-        self.active.begin(vm);
+        self.active.begin(vm, facts.freshness);
         let deadline = arrival.deadline_nanos;
         let mut limit_nanos = deadline.saturating_add(self.limits.deadline_grace_nanos);
         if !is_sent {
@@ -296,7 +306,7 @@ impl Pool {
         self.leave_container(invoke, lives_on, now, effects);
     }
 
-    /// Takes an answered invoke out of its container and its VM.
+    /// Takes an answered invoke out of its container and its VM, and sees what becomes of that.
     fn leave_container(
         &mut self,
         invoke: InvokeId,
@@ -304,27 +314,42 @@ impl Pool {
         now: Nanos,
         effects: &mut Vec<Effect>,
     ) {
+        let Some((vm, left)) = self.take_out(invoke, lives_on, now, effects) else {
+            return;
+        };
+        match left {
+            Left::Busy => {}
+            Left::Idle | Left::Spent(_) if self.is_stopping => {
+                self.expel(vm, RetireReason::Stopping, Blame::Nobody, now, effects);
+            }
+            // It may give way to a VM for another key of its user.
+            Left::Idle => self.serve = Serve::Everybody,
+            Left::Spent(reset) => effects.push(Effect::Reset { vm, reset }),
+        }
+    }
+
+    /// Takes an invoke out of its container and its VM.
+    fn take_out(
+        &mut self,
+        invoke: InvokeId,
+        lives_on: LivesOn,
+        now: Nanos,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(VmId, Left)> {
         if let Some(running) = self.inflight.running(invoke) {
             self.may_serve(running.arrival.key);
         }
-        let Some(running) = self.inflight.finish(invoke) else {
-            return;
-        };
+        let running = self.inflight.finish(invoke)?;
         let vm = running.vm;
-        if let Some(interior) = self.active.interior_mut(vm) {
+        // What is in a VM that is reset ends with that.
+        let is_alone = running.arrival.facts.freshness == Freshness::Vm;
+        if let Some(interior) = self.active.interior_mut(vm).filter(|_| !is_alone) {
             match running.is_sent {
                 true => interior.finish(vm, running.container, lives_on, now, effects),
                 false => interior.abandon(running.container),
             }
         }
-        let is_idle = self.active.finish(vm, now);
-        if is_idle {
-            // It may give way to a VM for another key of its user.
-            self.serve = Serve::Everybody;
-        }
-        if is_idle && self.is_stopping {
-            self.expel(vm, RetireReason::Stopping, Blame::Nobody, now, effects);
-        }
+        Some((vm, self.active.finish(vm, now)))
     }
 
     fn cancel(&mut self, invoke: InvokeId, now: Nanos, effects: &mut Vec<Effect>) {

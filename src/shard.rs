@@ -5,8 +5,8 @@
 //!  └───────────── nothing for a while: park ◄────────────────┘   guests and clients ring
 //! ```
 //! One long-lived task of one pinned executor. While there is work it polls: sockets by receives
-//! that do not wait, rings by reading their indexes. After [`Config::shard_poll_nanos`] without
-//! work it says to every guest that it sleeps, looks once more, and waits for the doorbell all of
+//! that do not wait, rings by reading their indexes. Without work for as long as that is worth
+//! it ([`polls`], at most [`Config::shard_poll_nanos`]) it says to every guest that it sleeps, looks once more, and waits for the doorbell all of
 //! them share, for a client, or for time.
 //!
 //! The shard owns all it touches and shares none of it; what blocks is done by the keeper and the
@@ -18,8 +18,11 @@ mod wire;
 mod neighbour;
 mod logging;
 mod vms;
+mod polls;
 mod engine;
 mod guest;
+mod resets;
+mod snapshots;
 mod requests;
 mod answers;
 mod status;
@@ -40,10 +43,11 @@ use crate::keeper::{Keeper, News};
 use crate::librarian::{Librarian, Report};
 use crate::link::Scratch;
 use crate::log::Relay;
+use crate::maker::SnapshotNews;
 use crate::passage::End;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{Blame, Event, Pool};
-use crate::signal::{Signal, step_aside};
+use crate::signal::{Errand, Signal, step_aside};
 use crate::socket::Connection;
 use crate::trace;
 use crate::wait::Bell;
@@ -54,9 +58,11 @@ use neighbour::Neighbour;
 
 /// Longest sleep: a bound on what a lost wake-up could cost.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
-/// How often a polling shard lets its other tasks run: bounds what polling costs log delivery and
-/// connections, at a few system calls each time.
+/// How often a polling shard lets its other tasks run when they have something under way: bounds
+/// what polling costs log delivery and connections, at a few system calls each time.
 const YIELD_NANOS: Nanos = 250_000;
+/// The same when none has: a bound on what one that nobody counted could wait.
+const YIELD_IDLE_NANOS: Nanos = 10_000_000_000;
 /// Sleep while a client does not read what waits for it.
 const SLEEP_WITH_OUTPUT: Duration = Duration::from_millis(1);
 /// The runtime never sleeps longer than this: should it ever sleep over ready tasks (see
@@ -71,6 +77,8 @@ pub(crate) enum Letter {
     News(News),
     /// From the librarian.
     Report(Report),
+    /// From the maker.
+    Snapshot(SnapshotNews),
     /// Another shard was asked for the node's status.
     AskStatus { ticket: u64, from: u16 },
     /// The part of it this one asked for.
@@ -111,7 +119,6 @@ pub(crate) struct Shard {
     scratch: Scratch,
     inbox: Arc<Inbox<Letter>>,
     wake: Rc<Signal>,
-    poll_nanos: Nanos,
 }
 
 impl Shard {
@@ -122,7 +129,6 @@ impl Shard {
         let seed = setting.first_invoke ^ monotonic_nanos();
         let relay = Relay::new(limits, monotonic_nanos, seed, Rc::clone(&wake));
         let clients_max = setting.config.requests.connections_max as usize;
-        let poll_nanos = setting.config.shard_poll_nanos();
         let mut clients = Clients::new(clients_max, Rc::clone(&wake));
         for end in setting.passages {
             clients.adopt_passage(end, Connection::between_shards(&setting.config));
@@ -148,7 +154,7 @@ impl Shard {
         for function in setting.functions {
             engine.catalog.put(function);
         }
-        Self { engine, clients, scratch: Scratch::new(), inbox, wake, poll_nanos }
+        Self { engine, clients, scratch: Scratch::new(), inbox, wake }
     }
 
     /// Serves until told to stop and everything is answered.
@@ -168,22 +174,23 @@ impl Shard {
                 glommio::timer::sleep(HEARTBEAT).await;
             }
         });
-        let mut busy_nanos = monotonic_nanos();
-        let mut yielded_nanos = busy_nanos;
-        self.engine.drive(Event::Tick, busy_nanos, None);
+        let mut yielded_nanos = monotonic_nanos();
+        self.engine.drive(Event::Tick, yielded_nanos, None);
         loop {
             let now = monotonic_nanos();
-            if self.turn(now) {
-                busy_nanos = now;
-            }
+            let has_worked = self.turn(now);
             if self.engine.pool.is_stopped() && !self.has_unsent() {
                 break;
             }
-            if now.saturating_sub(busy_nanos) > self.poll_nanos && !self.engine.is_placing() {
+            if has_worked {
+                self.engine.publish_invokes();
+            }
+            if self.engine.is_rest_due(has_worked, now) {
                 self.park(now).await;
-                busy_nanos = monotonic_nanos();
-                yielded_nanos = busy_nanos;
-            } else if now.saturating_sub(yielded_nanos) > YIELD_NANOS {
+                yielded_nanos = monotonic_nanos();
+                self.engine.polls.woke(yielded_nanos);
+            } else if now.saturating_sub(yielded_nanos) > yield_nanos() {
+                self.engine.metrics.step_asides += 1;
                 step_aside().await;
                 yielded_nanos = monotonic_nanos();
             }
@@ -213,10 +220,15 @@ impl Shard {
         moved |= engine.settle(clients, now);
         moved |= engine.flush_vms(now);
         let mut left = Vec::new();
-        moved |= clients.flush(|client| left.push(client.id));
+        if clients.flush(&mut engine.metrics, |client| left.push(client.id)) {
+            moved = true;
+            // A client on this core need not wait for the shard's next pause.
+            rustix::thread::sched_yield();
+        }
         for client in left {
             engine.abandon(client, now);
         }
+        moved |= engine.begin_resets(clients, scratch, now);
         moved
     }
 
@@ -233,7 +245,7 @@ impl Shard {
         let mut is_quiet = self.inbox.is_empty() && !self.clients.has_incoming();
         let mut neighbours = self.engine.neighbours.iter().flatten();
         is_quiet &= !neighbours.any(Neighbour::has_incoming);
-        for vm in self.engine.vms.iter_mut() {
+        for vm in self.engine.vms.iter_mut().filter(|vm| !vm.is_resetting()) {
             vm.link.set_sleeping(true);
             is_quiet &= vm.side.is_faulty || vm.link.is_quiet();
         }
@@ -247,7 +259,7 @@ impl Shard {
         }
         self.inbox.set_asleep(false);
         self.clients.poll_all();
-        for vm in self.engine.vms.iter_mut() {
+        for vm in self.engine.vms.iter_mut().filter(|vm| !vm.is_resetting()) {
             vm.link.set_sleeping(false);
         }
     }
@@ -261,6 +273,11 @@ impl Shard {
         let sleep = next.map(|next| Duration::from_nanos(next.saturating_sub(now)));
         sleep.unwrap_or(SLEEP_MAX).min(SLEEP_MAX)
     }
+}
+
+/// How long this executor's other tasks may wait.
+fn yield_nanos() -> Nanos {
+    if Errand::is_any() { YIELD_NANOS } else { YIELD_IDLE_NANOS }
 }
 
 /// The moment, for stages shorter than a turn.
@@ -278,8 +295,10 @@ impl Engine {
                 self.drive(Event::SpawnFailed { vm: VmId(vm) }, now, None);
             }
             Letter::News(News::Gone { vm, ending }) => {
-                self.drain_dead(VmId(vm), clients, scratch);
+                self.drain_log(VmId(vm), clients, scratch);
                 let blame = self.blame_of(VmId(vm), &ending);
+                let was_resetting = self.vms.find(VmId(vm)).is_some_and(|vm| vm.is_resetting());
+                self.metrics.resets_failed += u64::from(was_resetting);
                 self.drive(Event::VmGone { vm: VmId(vm), blame }, now, None);
                 self.deliver_answers(clients);
                 self.bury(VmId(vm));
@@ -291,18 +310,20 @@ impl Engine {
                 self.resolved(invoke, found, clients, now);
             }
             Letter::Report(Report::Stored { function, reply_to }) => {
-                self.catalog.put(*function);
+                self.put_function(*function, now);
                 self.reply(reply_to, clients);
             }
             Letter::Report(Report::Removed { user, name, reply_to }) => {
-                self.catalog.remove(user, name);
+                self.remove_function(user, name, now);
                 self.reply(reply_to, clients);
             }
             Letter::Report(Report::Refused { client, request, code, message }) => {
+                self.stored(client, request);
                 if let Some(client) = clients.find_number(client) {
                     let _ = client.connection.error(request, code, &message);
                 }
             }
+            Letter::Snapshot(news) => self.take_snapshot(news, now),
             Letter::Client(stream, connection) => {
                 if let Err(error) = clients.adopt(stream, *connection, now) {
                     trace::line(format_args!("a client was turned away: {error}"));
@@ -317,8 +338,9 @@ impl Engine {
         }
     }
 
-    fn reply(&self, reply_to: Option<crate::librarian::Reply>, clients: &mut Clients) {
+    fn reply(&mut self, reply_to: Option<crate::librarian::Reply>, clients: &mut Clients) {
         let Some(reply) = reply_to else { return };
+        self.stored(reply.client, reply.request);
         if let Some(client) = clients.find_number(reply.client) {
             let _ = client.connection.reply(reply.request, reply.json.as_bytes());
         }

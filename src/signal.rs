@@ -19,6 +19,38 @@ pub async fn step_aside() {
     glommio::timer::sleep(PAUSE).await;
 }
 
+thread_local! {
+    /// Errands under way on this thread, which runs one executor.
+    static ERRANDS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Something another task of this executor has under way: while there is one, a loop that polls has
+/// to [`step_aside`] now and then. Without any it need not, which saves its system calls and the
+/// runtime's allocations.
+#[derive(Debug)]
+pub struct Errand(());
+
+impl Errand {
+    /// One that lasts until it is dropped.
+    #[must_use]
+    pub fn begin() -> Self {
+        ERRANDS.set(ERRANDS.get() + 1);
+        Self(())
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn is_any() -> bool {
+        ERRANDS.get() > 0
+    }
+}
+
+impl Drop for Errand {
+    fn drop(&mut self) {
+        ERRANDS.set(ERRANDS.get() - 1);
+    }
+}
+
 /// A wake-up for at most one waiting task.
 #[derive(Debug, Default)]
 pub struct Signal {
@@ -59,7 +91,17 @@ impl Signal {
 mod tests {
     use futures_lite::future::{block_on, poll_once};
 
-    use super::Signal;
+    use super::{Errand, Signal};
+
+    #[test]
+    fn an_errand_lasts_until_it_is_dropped() {
+        assert!(!Errand::is_any());
+        let (one, two) = (Errand::begin(), Errand::begin());
+        drop(one);
+        assert!(Errand::is_any());
+        drop(two);
+        assert!(!Errand::is_any());
+    }
 
     #[test]
     fn a_raise_before_the_wait_is_kept_once() {

@@ -362,6 +362,14 @@ impl Store {
         Ok(functions)
     }
 
+    /// Sorts functions by when they were deployed, the newest first.
+    pub fn sort_newest_first(&self, functions: &mut [Function]) {
+        functions.sort_by_cached_key(|function| {
+            let record = fs::metadata(self.record(function.user, function.name));
+            std::cmp::Reverse(record.and_then(|record| record.modified()).ok())
+        });
+    }
+
     /// Removes a function, and its package when no other names it.
     ///
     /// # Errors

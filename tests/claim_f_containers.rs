@@ -69,8 +69,8 @@ fn claim_f_the_next_request_starts_anew() {
     assert_eq!(first.outcome.vm, second.outcome.vm);
     // It would have said that the file is there already.
     assert_eq!(log_text(&second), "left /tmp/same");
-    let (first, second) = (text(&first), text(&second));
-    assert_ne!(pid_of(&first), pid_of(&second), "a process of its own");
+    // The process may be the same one, put back to where it was before it looked outside.
+    let second = text(&second);
     assert_eq!(second, alone(pid_of(&second), &["same"]));
 }
 

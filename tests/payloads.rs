@@ -193,7 +193,9 @@ fn a_client_that_does_not_read_holds_up_nobody_else() {
                 done += 1;
             }
             Answer::Error { code, message } => panic!("{code}: {message}"),
-            Answer::Hello(_) | Answer::Log(_) | Answer::Reply(_) => panic!("nothing asked for it"),
+            Answer::Hello(_) | Answer::Log(_) | Answer::Reply(_) | Answer::Attached(_) => {
+                panic!("nothing asked for it")
+            }
         }
     }
     assert_eq!((done, bytes), (INVOKES, INVOKES * MAX));

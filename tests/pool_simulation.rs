@@ -26,8 +26,20 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.replace('_', "").parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
+/// Answers by kind, and what else came about.
+#[derive(Default)]
+struct Counts {
+    answers: BTreeMap<&'static str, u64>,
+    sights: BTreeMap<&'static str, u64>,
+}
+
+/// What has to come about, or the simulation shows nothing of it.
+#[cfg(not(feature = "planted-bugs"))]
+const SIGHTS: [&str; 6] =
+    ["late reset", "reassigned", "reset", "reset timeout", "still placed", "window begun anew"];
+
 /// Lives until so many events have happened. `Err`: the seed of the life that broke a rule.
-fn simulate(events: u64, answers: &mut BTreeMap<&'static str, u64>) -> Result<(), u64> {
+fn simulate(events: u64, counts: &mut Counts) -> Result<(), u64> {
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
         None => 1..1 + events.div_ceil(EVENTS_PER_LIFE),
@@ -36,41 +48,47 @@ fn simulate(events: u64, answers: &mut BTreeMap<&'static str, u64>) -> Result<()
         let life = || {
             let mut world = World::new(seed);
             world.live(EVENTS_PER_LIFE);
-            world.model.answers
+            (world.model.answers, world.model.sights)
         };
-        for (kind, count) in catch_unwind(AssertUnwindSafe(life)).map_err(|_| seed)? {
-            *answers.entry(kind).or_default() += count;
+        let (answers, sights) = catch_unwind(AssertUnwindSafe(life)).map_err(|_| seed)?;
+        for (kind, count) in answers {
+            *counts.answers.entry(kind).or_default() += count;
+        }
+        for (sight, count) in sights {
+            *counts.sights.entry(sight).or_default() += count;
         }
     }
     Ok(())
 }
 
 #[test]
-#[cfg(not(feature = "planted-pool-bug"))]
+#[cfg(not(feature = "planted-bugs"))]
 fn invariants_hold_at_every_step() {
     let events = number("EVENTS").unwrap_or(100_000);
-    let mut answers = BTreeMap::new();
-    if let Err(seed) = simulate(events, &mut answers) {
+    let mut counts = Counts::default();
+    if let Err(seed) = simulate(events, &mut counts) {
         panic!("a rule was broken; replay with SEED={seed}");
     }
-    println!("{events} events; answers: {answers:?}");
+    let Counts { answers, sights } = counts;
+    println!("{events} events; answers: {answers:?}; also: {sights:?}");
     if number("SEED").is_none() {
         assert_eq!(answers.len(), 12, "every kind of answer was given: {answers:?}");
+        assert!(SIGHTS.iter().all(|name| sights.contains_key(name)), "all was seen: {sights:?}");
     }
 }
 
 /// The simulation is worth something only if it finds a defect: with this feature, invokes whose
 /// package is on the way are forgotten when their VM goes.
 #[test]
-#[cfg(feature = "planted-pool-bug")]
+#[cfg(feature = "planted-bugs")]
 fn the_planted_bug_is_found() {
-    let found = simulate(100_000, &mut BTreeMap::new());
+    let found = simulate(100_000, &mut Counts::default());
     println!("found with SEED={}", found.expect_err("the planted bug is found"));
 }
 
 /// The same seed gives the same life, so that a seed is a whole bug report.
 #[test]
-#[cfg(not(feature = "planted-pool-bug"))]
+#[cfg(not(feature = "planted-bugs"))]
 fn a_seed_replays() {
     let life = || {
         let mut world = World::new(7);

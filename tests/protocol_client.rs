@@ -70,6 +70,7 @@ fn asked(request: &Request<'_>) -> Asked {
         Request::List(_) => Asked::Reply(r#"{"functions":[]}"#.into()),
         Request::Remove { .. } => Asked::Error("unknown-function"),
         // Larger than one frame may be.
+        Request::Attach => Asked::Error("busy"),
         Request::Status => Asked::Reply(format!("{{\"text\":\"{}\"}}", "x".repeat(300_000))),
     }
 }

@@ -63,8 +63,11 @@ fn answers(connection: &mut Connection) -> Vec<(u64, String)> {
         let answer = match Answer::decode(header, &frame[Header::BYTES..]).unwrap() {
             Answer::Error { code, .. } => code.to_owned(),
             Answer::Response(bytes) => format!("response {}", bytes.len()),
-            answer
-            @ (Answer::Hello(_) | Answer::Log(_) | Answer::Outcome(_) | Answer::Reply(_)) => {
+            answer @ (Answer::Hello(_)
+            | Answer::Log(_)
+            | Answer::Outcome(_)
+            | Answer::Reply(_)
+            | Answer::Attached(_)) => {
                 format!("{answer:?}")
             }
         };
@@ -79,7 +82,7 @@ fn greeted(uid: u32) -> Connection {
     let mut connection = connection(uid);
     assert!(requests_from(&mut connection, &hello(), 1).is_empty());
     let answers = answers(&mut connection);
-    assert!(answers.len() == 1 && answers[0].1.contains("version: 1"), "{answers:?}");
+    assert!(answers.len() == 1 && answers[0].1.contains("version: 2"), "{answers:?}");
     connection
 }
 
@@ -115,6 +118,7 @@ proptest! {
         for request in [
             Request::Invoke(invoke), Request::Deploy(deploy), Request::Body(&body),
             Request::SetLogging(logging), Request::List(&user), Request::Cancel, Request::Status,
+            Request::Attach,
             Request::Remove { user: &user, function: &function },
         ] {
             let takes_more = matches!(
@@ -148,7 +152,7 @@ proptest! {
             let mut bytes = hello();
             for (number, request) in [
                 Request::Invoke(Invoke::new("echo", &body)), Request::Body(&body), Request::Cancel,
-                Request::SetLogging(Logging::NONE), Request::Status,
+                Request::SetLogging(Logging::NONE), Request::Status, Request::Attach,
             ].iter().enumerate() {
                 request.append(&mut bytes, id + number as u64 / 3, number == 0).unwrap();
             }

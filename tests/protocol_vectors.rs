@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 
 use pilotlight::invoke::{LogAccount, LogProtocol, Status, Timings};
-use pilotlight::socket::answer::{self, Answer, Log, Outcome, Room, code};
+use pilotlight::socket::answer::{self, Answer, Attached, Log, Outcome, Room, code};
 use pilotlight::socket::frame::Header;
 use pilotlight::socket::logging::{Credentials, Logging};
 use pilotlight::socket::request::{
     self, Deploy, Invoke, OPTION_SETTLE_LOGS, OPTION_WANT_LOG, Request,
 };
 
+/// What `src/bridge.rs` makes.
+const ATTACHED: Attached = Attached { bytes: 1_056_768, slots: 64, slot_bytes: 8192 };
 const DOCUMENT: &str = include_str!("../docs/protocol.md");
 
 /// Each block that starts with ```` ```vector NAME ````: its name and its bytes. What follows `|`
@@ -85,6 +87,7 @@ fn requests<'a>(credentials: Credentials<'a>) -> Vec<(&'static str, u64, bool, R
         ("list", 5, false, Request::List("")),
         ("remove", 6, false, Request::Remove { user: "", function: "greet" }),
         ("status", 7, false, Request::Status),
+        ("attach", 8, false, Request::Attach),
     ]
 }
 
@@ -112,9 +115,9 @@ fn answers() -> Vec<(&'static str, u64, bool, Answer<'static>)> {
         response: b"da.\n",
     };
     let hello = answer::Hello {
-        version: 1,
+        version: 2,
         version_min: 1,
-        version_max: 1,
+        version_max: 2,
         frame_bytes_max: 262_144,
         payload_bytes_max: 6_291_456,
         requests_max: 256,
@@ -128,6 +131,7 @@ fn answers() -> Vec<(&'static str, u64, bool, Answer<'static>)> {
         ("outcome", 1, false, Answer::Outcome(outcome)),
         ("error", 2, false, Answer::Error { code: code::NOT_ALLOWED, message: "no" }),
         ("reply", 5, false, Answer::Reply(b"{}")),
+        ("attached", 8, false, Answer::Attached(ATTACHED)),
     ]
 }
 
@@ -135,7 +139,7 @@ fn answers() -> Vec<(&'static str, u64, bool, Answer<'static>)> {
 fn every_documented_vector_is_what_the_codec_writes_and_reads() {
     let mut vectors = documented();
     let mut frame = Vec::new();
-    let hello = request::Hello { version_min: 1, version_max: 1 };
+    let hello = request::Hello { version_min: 1, version_max: 2 };
     hello.append(&mut frame).unwrap();
     check(&mut vectors, "client-hello", &frame);
     assert_eq!(request::Hello::decode(&frame[Header::BYTES..]), Ok(hello));

@@ -85,6 +85,7 @@ impl Agent {
         rings.outcome.push(header, &[]);
         rings.ring_node();
         self.rings = Some(rings);
+        self.is_stream_full = false;
     }
 
     /// Does what there is to do; `true` when there was anything.
@@ -95,11 +96,18 @@ impl Agent {
         moved |= self.take_notices(&mut rings, processes);
         for container in self.containers.values_mut() {
             container.expire(now_nanos, processes);
+            if let Some(package) = self.packages.get(&container.package()) {
+                container.load(&self.shared, package, processes, &mut rings);
+            }
             moved |= container.serve(&mut rings, processes);
         }
         moved |= self.send_streams(&mut rings);
         rings.ring_node();
         self.rings = Some(rings);
+        // What was used is made ready behind the answer, not in front of it.
+        for container in self.containers.values_mut().filter(|it| it.invoke().is_none()) {
+            container.rewind(&self.shared, self.packages.get(&container.package()), processes);
+        }
         moved
     }
 
@@ -210,6 +218,12 @@ impl Agent {
                 if let Some(mut container) = self.containers.remove(&header.channel) {
                     container.release(processes);
                 }
+            }
+            invoke::PREPARE => {
+                let Some(container) = self.containers.get_mut(&header.channel) else {
+                    panic!("a PREPARE for container {} that was never acquired", header.channel)
+                };
+                container.prepare(header.id);
             }
             invoke::FORGET => drop(self.packages.remove(&header.id)),
             kind => panic!("an invoke frame of kind {kind}"),

@@ -9,12 +9,15 @@
 //! ```
 //! A container serves one request at a time; the node sees to that.
 
+mod prepare;
+mod rewind;
+
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use abi::frame::invoke::{Acquire, Contract};
+use abi::frame::invoke::{Acquire, Contract, Freshness};
 use abi::frame::outcome::{self, Outcome, Status};
 use abi::frame::stream::Address;
 use abi::frame::{FLAG_MORE, Header, log};
@@ -25,6 +28,7 @@ use machine::clock::realtime_nanos;
 use crate::filesystem::{Image, Tree, View, tree};
 use crate::identity::ProcessId;
 use crate::memory::Account;
+use crate::process::exec;
 use crate::process::{Notice, Processes, Start, Usage};
 use crate::program_io::{News, ProgramIo};
 use crate::response::Framing;
@@ -46,6 +50,8 @@ const OUTCOME_HEAD_MAX: usize = Outcome::FIXED_BYTES + REASON_BYTES_MAX;
 const TAIL_BYTES_MAX: usize = RESPONSE_BYTES - OUTCOME_HEAD_MAX;
 /// Bytes of a request body that a `stream` program gets at once, behind its length.
 const BODY_BYTES_MAX: usize = 6 << 20;
+/// The variable with a request's id; a function may set it to what it likes.
+const ID_NAME: &[u8] = b"PILOTLIGHT_INVOKE_ID=";
 /// What programs get when nothing else is said.
 const ENVIRONMENT: [&str; 2] =
     ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp"];
@@ -85,6 +91,7 @@ pub struct Shared {
 #[derive(Debug)]
 struct Settings {
     contract: Contract,
+    freshness: Freshness,
     memory_bytes: u64,
     entry: Vec<u8>,
     arguments: Vec<Vec<u8>>,
@@ -122,6 +129,14 @@ pub struct Container {
     settings: Settings,
     io: Rc<ProgramIo>,
     process: Option<ProcessId>,
+    /// A process that has ended and serves the next request, and whether it is back at its point.
+    resting: Option<(ProcessId, bool)>,
+    /// Its program, loaded before its first request.
+    image: Option<exec::Image>,
+    /// What a PREPARE frame is to be answered with, once the package is there.
+    prepares: Option<u64>,
+    /// Its process has not passed its point: it does not see its input.
+    is_before_point: bool,
     running: Option<Running>,
 }
 
@@ -131,13 +146,25 @@ impl Container {
     pub fn new(number: u32, package: u64, acquire: &Acquire<'_>, shared: &Shared) -> Self {
         let settings = Settings {
             contract: acquire.contract,
+            freshness: acquire.freshness,
             memory_bytes: acquire.memory_bytes,
             entry: acquire.entry.as_bytes().to_vec(),
             arguments: acquire.arguments.iter().map(<[u8]>::to_vec).collect(),
             environment: acquire.environment.iter().map(<[u8]>::to_vec).collect(),
         };
         let io = ProgramIo::new(&shared.world, &shared.news);
-        Self { number, package, settings, io, process: None, running: None }
+        Self {
+            number,
+            package,
+            settings,
+            io,
+            process: None,
+            resting: None,
+            image: None,
+            prepares: None,
+            is_before_point: false,
+            running: None,
+        }
     }
 
     /// The package it runs.
@@ -161,7 +188,8 @@ impl Container {
 
     /// Begins a request; its program is started by [`Container::start`].
     pub fn begin(&mut self, shared: &Shared, invoke: u64, deadline_nanos: u64) {
-        if self.settings.contract == Contract::Program || self.process.is_none() {
+        let has_process = self.process.is_some() || self.resting.is_some();
+        if !has_process {
             self.io = ProgramIo::new(&shared.world, &shared.news);
         }
         self.running = Some(Running {
@@ -217,15 +245,22 @@ impl Container {
         if let Some(process) = self.process {
             return processes.begin_invoke(process);
         }
+        let invoke = running.invoke;
+        if let Some((process, true)) = self.resting.take()
+            && processes.resume(process, invoke)
+        {
+            self.process = Some(process);
+            return;
+        }
         let started = match package {
-            Ok(image) => {
-                let invoke = running.invoke;
-                self.spawn(shared, image, invoke, processes)
-            }
+            Ok(image) => self.spawn(shared, image, invoke, processes),
             Err(reason) => Err((*reason).to_string()),
         };
         match started {
-            Ok(process) => self.process = Some(process),
+            Ok(process) => {
+                self.process = Some(process);
+                self.is_before_point = self.io.gate().get();
+            }
             Err(reason) => self.finish(Status::NotExecutable, 0, &reason),
         }
     }
@@ -246,6 +281,7 @@ impl Container {
     pub fn release(&mut self, processes: &mut Processes) {
         processes.kill_container(self.number);
         self.process = None;
+        self.resting = None;
         self.running = None;
     }
 
@@ -256,7 +292,7 @@ impl Container {
             return;
         }
         self.process = None;
-        processes.kill_container(self.number);
+        self.resting = processes.is_resting(process).then_some((process, false));
         let is_stream = self.settings.contract == Contract::Stream;
         let Some(running) = self.running.as_mut().filter(|running| running.end.is_none()) else {
             return;
@@ -275,32 +311,33 @@ impl Container {
         if self.running.is_none() {
             return false;
         }
-        let mut moved = false;
+        let mut moved = self.look_for_point(processes);
         if self.settings.contract == Contract::Stream {
             moved |= self.look_for_response(processes);
         }
         moved |= self.send_log(rings);
         moved |= self.send_response(rings);
-        moved |= self.send_outcome(rings);
+        moved |= self.send_outcome(rings, processes);
         moved
     }
 
     fn spawn(
-        &self,
+        &mut self,
         shared: &Shared,
         image: &Rc<Image>,
         invoke: u64,
         processes: &mut Processes,
     ) -> Result<ProcessId, String> {
-        let account = Account::new(self.settings.memory_bytes);
-        let credentials = shared.assignment.credentials.as_ref();
-        let files = Tree::new(&shared.world, &account, &shared.root, Some(image), credentials);
-        let mut view = View::new(files);
-        let entered = view.change_directory(None, tree::PACKAGE);
-        entered.map_err(|_| "the root image has no place for it".to_string())?;
+        let loaded = self.image.take();
+        let account = match &loaded {
+            Some(image) => Rc::clone(image.account()),
+            None => Account::new(self.settings.memory_bytes),
+        };
+        let view = view(shared, image, &account)?;
         let path = [tree::PACKAGE, b"/", &self.settings.entry].concat();
-        let service = shared.assignment.address;
-        let network = Network::new(self.number, &shared.connections, &account, service);
+        let network = self.network(shared, &account);
+        let rewinds = self.rewinds(invoke);
+        self.io.gate().set(rewinds.is_some());
         processes.start(Start {
             container: self.number,
             view,
@@ -310,7 +347,14 @@ impl Container {
             arguments: self.settings.arguments.clone(),
             environment: self.environment(shared, invoke),
             stdio: self.io.files(),
+            rewinds,
+            image: loaded,
         })
+    }
+
+    fn network(&self, shared: &Shared, account: &Rc<Account>) -> Rc<Network> {
+        let service = shared.assignment.address;
+        Network::new(self.number, &shared.connections, account, service)
     }
 
     /// What the function says goes before what the guest says.
@@ -319,7 +363,8 @@ impl Container {
         let mut own: Vec<Vec<u8>> =
             ENVIRONMENT.iter().map(|entry| entry.as_bytes().into()).collect();
         own.push(format!("PILOTLIGHT_VM_ID=vm-{}", shared.vm).into_bytes());
-        if self.settings.contract == Contract::Program {
+        let is_told = self.settings.contract == Contract::Program;
+        if is_told && self.settings.freshness == Freshness::Vm {
             own.push(format!("PILOTLIGHT_INVOKE_ID={invoke:016x}").into_bytes());
         }
         own.extend(shared.assignment.environment.iter().cloned());
@@ -331,13 +376,27 @@ impl Container {
         environment
     }
 
+    /// Pages the next rewind has to put back.
+    fn dirty_pages(&self, processes: &Processes) -> u32 {
+        let process = self.resting.and_then(|(process, _)| processes.resting(process));
+        let count = process.map_or(0, |process| process.memory.changed_count());
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
     fn stop(&mut self, processes: &mut Processes, status: Status, reason: &str) {
         let usage = self.process.map_or_else(Usage::default, |process| processes.usage(process));
-        processes.kill_container(self.number);
-        self.process = None;
+        self.halt(processes);
         self.finish(status, 0, reason);
         if let Some(end) = self.running.as_mut().and_then(|running| running.end.as_mut()) {
             end.usage = usage;
+        }
+    }
+
+    /// Ends its process, which may serve another request.
+    fn halt(&mut self, processes: &mut Processes) {
+        if let Some(process) = self.process.take() {
+            processes.halt(process);
+            self.resting = processes.is_resting(process).then_some((process, false));
         }
     }
 
@@ -351,6 +410,20 @@ impl Container {
             let reason = reason.to_string();
             running.end = Some(Final { status, detail, reason, usage: Usage::default() });
         }
+    }
+
+    /// A program that is copied for each request sees its input once it has initialised itself.
+    fn look_for_point(&mut self, processes: &mut Processes) -> bool {
+        let Some(process) = self.process.filter(|_| self.is_before_point) else { return false };
+        if self.io.gate().get() {
+            if !processes.has_initialised(process, self.io.input_id()) {
+                return false;
+            }
+            processes.pass_point(process);
+        }
+        self.is_before_point = false;
+        self.io.open_gate();
+        true
     }
 
     /// A `stream` program's answer is complete when all of it is written, not when it is sent.
@@ -372,6 +445,10 @@ impl Container {
                     self.process.map_or_else(Usage::default, |process| processes.usage(process));
                 let reason = String::new();
                 running.end = Some(Final { status: Status::Exited, detail: 0, reason, usage });
+                // The copy has served its request.
+                if self.settings.freshness == Freshness::Fork {
+                    self.halt(processes);
+                }
                 true
             }
             Some(missing) if waiting > missing => {
@@ -429,7 +506,8 @@ impl Container {
         }
     }
 
-    fn send_outcome(&mut self, rings: &mut Rings) -> bool {
+    fn send_outcome(&mut self, rings: &mut Rings, processes: &Processes) -> bool {
+        let dirty_pages = self.dirty_pages(processes);
         let Some(running) = &mut self.running else { return false };
         let Some(end) = &running.end else { return false };
         let length = self.io.output_length();
@@ -443,7 +521,7 @@ impl Container {
             log_records: running.log_records,
             run_nanos: end.usage.run_nanos,
             memory_peak_bytes: end.usage.memory_peak_bytes,
-            dirty_pages: 0,
+            dirty_pages,
             reason: cut(&end.reason),
             response: &[],
         };
@@ -459,6 +537,16 @@ impl Container {
         self.running = None;
         true
     }
+}
+
+/// The files of a new container, the package's folder current.
+fn view(shared: &Shared, image: &Rc<Image>, account: &Rc<Account>) -> Result<View, String> {
+    let credentials = shared.assignment.credentials.as_ref();
+    let files = Tree::new(&shared.world, account, &shared.root, Some(image), credentials);
+    let mut view = View::new(files);
+    let entered = view.change_directory(None, tree::PACKAGE);
+    entered.map_err(|_| "the root image has no place for it".to_string())?;
+    Ok(view)
 }
 
 fn give_framed(io: &ProgramIo, body: &[u8]) -> bool {

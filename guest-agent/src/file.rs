@@ -19,6 +19,7 @@ pub mod byte_queue;
 pub mod flags;
 pub mod stat;
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::any::Any;
@@ -164,6 +165,21 @@ pub trait Object: Any {
 
     /// What `/proc/self/fd` shows for it.
     fn path(&self) -> Vec<u8>;
+
+    /// Notes what it is now; what is returned puts it back to that. `None` when it cannot be put
+    /// back: something outside the VM has its part of it.
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        None
+    }
+}
+
+/// Puts an object back to what it was when it was kept.
+pub type Keeping = Box<dyn Fn()>;
+
+/// Of an object that never changes, or whose state is kept elsewhere.
+#[must_use]
+pub fn nothing_to_keep() -> Option<Keeping> {
+    Some(Box::new(|| ()))
 }
 
 /// An open file description: shared by the descriptors made from one another by `dup` and `fork`.
@@ -309,6 +325,19 @@ impl OpenFile {
     /// When the file cannot tell.
     pub fn stat(&self) -> Result<Stat, Errno> {
         self.object.stat()
+    }
+
+    /// Notes position and flags, and what the object is; what is returned puts all that back.
+    /// `None` when it cannot be put back.
+    #[must_use]
+    pub fn keep(self: &Rc<Self>) -> Option<Keeping> {
+        let object = Rc::clone(&self.object).keep()?;
+        let (file, flags, position) = (Rc::clone(self), self.flags.get(), self.position.get());
+        Some(Box::new(move || {
+            file.flags.set(flags);
+            file.position.set(position);
+            object();
+        }))
     }
 
     /// `O_*` status flags and access mode.

@@ -45,6 +45,13 @@ impl Futexes {
         self.waiters.iter().any(|waiter| waiter.task == task)
     }
 
+    /// Where `task` waits, and for which bits.
+    #[must_use]
+    pub fn place_of(&self, task: TaskId) -> Option<(Key, u32)> {
+        let mut waiters = self.waiters.iter();
+        waiters.find(|waiter| waiter.task == task).map(|waiter| (waiter.key, waiter.bits))
+    }
+
     /// Forgets that `task` waits: its time is up, a signal came, or it is gone.
     pub fn forget(&mut self, task: TaskId) {
         self.waiters.retain(|waiter| waiter.task != task);

@@ -44,6 +44,8 @@ pub struct Kernel {
     armed_nanos: u64,
     /// When the kernel last had something to do.
     busy_nanos: u64,
+    /// Number of the restore it lives in.
+    generation: u64,
 }
 
 /// Boots, is captured, and serves for ever after each restore.
@@ -80,6 +82,7 @@ impl Kernel {
             region: machine::region::memory(),
             armed_nanos: NEVER,
             busy_nanos: 0,
+            generation: 0,
         }
     }
 
@@ -88,6 +91,8 @@ impl Kernel {
     /// # Panics
     /// When the node left no seed.
     pub fn attach(&mut self) {
+        assert!(!machine::selfcheck::is_emulated(), "the host emulates the kernel");
+        self.generation = self.region.load_u64(region::GENERATION);
         let mut seed = [0; SEED_BYTES];
         self.region.read(region::SEED, &mut seed);
         self.region.write(region::SEED, &[0; SEED_BYTES]);
@@ -189,6 +194,10 @@ impl Kernel {
             idle::halt();
             // The VMM's timer served the halt.
             self.armed_nanos = NEVER;
+            // It may have been captured here, asleep: then this is another VM, with a new region.
+            if self.region.load_u64(region::GENERATION) != self.generation {
+                return self.attach();
+            }
         }
         self.agent.set_sleeping(false);
     }

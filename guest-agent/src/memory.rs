@@ -12,6 +12,7 @@ pub mod account;
 pub mod area;
 mod describe;
 pub mod fault;
+pub mod rewind;
 pub mod transfer;
 
 use alloc::rc::Rc;
@@ -22,12 +23,14 @@ use machine::frame::Frame;
 use machine::paging::{AddressSpace, Backing, Protection, View};
 
 pub use account::{Account, Charge};
-pub use area::{Access, Area, Kind, Range};
+pub use area::{Access, Area, AtFork, Kind, Range};
 pub use fault::Fault;
+pub use rewind::Withheld;
 pub use transfer::{Sink, Source, Vectors};
 
 use crate::errno::Errno;
 use area::Areas;
+use rewind::{Held, Saved};
 
 /// Lowest address a program may map, as Linux' `mmap_min_addr`.
 pub const ADDRESS_MIN: u64 = 0x1_0000;
@@ -53,6 +56,10 @@ pub struct Memory {
     tables: u64,
     heap: Range,
     ceiling: u64,
+    /// The state a rewind goes back to.
+    saved: Option<Saved>,
+    held: Vec<Held>,
+    has_peeked: bool,
 }
 
 impl Memory {
@@ -70,6 +77,9 @@ impl Memory {
             tables: 0,
             heap: Range { start: 0, end: 0 },
             ceiling,
+            saved: None,
+            held: Vec::new(),
+            has_peeked: false,
         };
         memory.charge_tables()?;
         Ok(memory)
@@ -135,6 +145,7 @@ impl Memory {
         }
         self.unmap(range);
         self.areas.insert(range, area);
+        self.note_areas();
         Ok(())
     }
 
@@ -152,6 +163,7 @@ impl Memory {
     pub fn unmap(&mut self, range: Range) {
         self.discard(range);
         self.areas.remove(range);
+        self.note_areas();
     }
 
     /// `MADV_DONTNEED`: lets go of the pages in `range` that are the process' own.
@@ -163,6 +175,7 @@ impl Memory {
 
     /// Lets go of the pages in `range`; the areas stay and read as zeros again.
     pub fn discard(&mut self, range: Range) {
+        self.reveal(range);
         let mut at = range.start;
         while let Some(page) = self.space.next_mapped(at, range.end) {
             self.drop_page(page);
@@ -186,15 +199,30 @@ impl Memory {
         if self.areas.within(range).any(|(_, area)| is_refused(area)) {
             return Err(Errno::ACCES);
         }
+        self.reveal(range);
         self.areas.change(range, |area| area.access = access);
+        self.note_areas();
         let parts: Vec<_> = self.areas.within(range).collect();
         parts.into_iter().for_each(|(part, area)| self.reprotect(part, area));
         Ok(())
     }
 
-    /// Sets or clears `MADV_WIPEONFORK` for `range`.
-    pub fn set_wiped_on_fork(&mut self, range: Range, is_wiped: bool) {
-        self.areas.change(range, |area| area.is_wiped_on_fork = is_wiped);
+    /// Says what a copy of the process finds in `range`.
+    pub fn set_at_fork(&mut self, range: Range, at_fork: AtFork) {
+        self.areas.change(range, |area| area.at_fork = at_fork);
+        self.note_areas();
+    }
+
+    /// Makes this the memory of a copy: what is to be wiped is, what is to be left is gone.
+    pub fn fork_in_place(&mut self) {
+        let parts: Vec<_> = self.areas.iter().collect();
+        for (range, area) in parts {
+            match area.at_fork {
+                AtFork::Copied => {}
+                AtFork::Wiped => self.discard(range),
+                AtFork::Left => self.unmap(range),
+            }
+        }
     }
 
     /// Where the heap may start; `brk` grows it from there.
@@ -213,7 +241,7 @@ impl Memory {
             let grown = Range { start: old, end: new };
             let is_affordable = grown.bytes() <= self.account.limit_bytes();
             let area =
-                Area { access: Access::READ_WRITE, kind: Kind::Heap, is_wiped_on_fork: false };
+                Area { access: Access::READ_WRITE, kind: Kind::Heap, at_fork: AtFork::Copied };
             if !is_affordable || !self.areas.is_free(grown) || self.map(grown, area).is_err() {
                 return heap.end;
             }
@@ -221,6 +249,7 @@ impl Memory {
             self.unmap(Range { start: new, end: old });
         }
         self.heap.end = end;
+        self.note_areas();
         end
     }
 
@@ -230,6 +259,7 @@ impl Memory {
     /// # Errors
     /// [`Errno::NOMEM`] when a page table cannot be made; the pages not yet moved stay then.
     pub fn move_pages(&mut self, from: Range, to: u64, area: Area) -> Result<(), Errno> {
+        self.reveal(from);
         let mut at = from.start;
         while let Some(page) = self.space.next_mapped(at, from.end) {
             at = page + PAGE_BYTES;
@@ -237,6 +267,8 @@ impl Memory {
             let protection = protection_of(view, area);
             let Some(backing) = self.space.unmap(page) else { continue };
             let target = to + (page - from.start);
+            self.note_page(page);
+            self.note_page(target);
             self.space.map(target, backing, protection).map_err(|_| Errno::NOMEM)?;
         }
         self.charge_tables()
@@ -277,6 +309,14 @@ impl Memory {
     }
 
     fn drop_page(&mut self, page: u64) {
+        self.note_page(page);
+        if let Some(backing) = self.space.unmap(page) {
+            self.release(&backing);
+            self.keep_copy(page, backing);
+        }
+    }
+
+    fn drop_mapping(&mut self, page: u64) {
         if let Some(backing) = self.space.unmap(page) {
             self.release(&backing);
         }
@@ -296,10 +336,20 @@ impl Memory {
             if let Some((view, old)) = self.space.lookup(page) {
                 let new = protection_of(view, area);
                 if new != old {
+                    self.note_page(page);
                     self.space.protect(page, new);
                 }
             }
         }
+    }
+
+    /// A zeroed frame that is paid for.
+    fn charged_frame(&mut self) -> Result<Frame, Errno> {
+        self.account.charge(1)?;
+        self.frame(Frame::zeroed).ok_or_else(|| {
+            self.account.release(1);
+            Errno::NOMEM
+        })
     }
 
     /// Charges page tables made since the last time.
@@ -330,13 +380,4 @@ fn protection_of(view: View, area: Area) -> Protection {
         View::Window(_) | View::Clock => false,
     };
     Protection::readable(access.is_writable && is_own, access.is_executable)
-}
-
-/// A zeroed frame that is paid for.
-fn charged_frame(account: &Account) -> Result<Frame, Errno> {
-    account.charge(1)?;
-    Frame::zeroed().ok_or_else(|| {
-        account.release(1);
-        Errno::NOMEM
-    })
 }

@@ -10,6 +10,7 @@
 //! registers. Ids are unique in the VM and are what programs see as pid and tid.
 
 pub mod table;
+pub mod rewind;
 pub mod exec;
 pub mod deliver;
 pub mod call;
@@ -31,7 +32,8 @@ use crate::socket::Network;
 
 pub use call::{Answer, Call};
 pub use end::{Ending, Notice, Usage};
-pub use table::{Effect, Processes, Start, System};
+pub use rewind::{Fresh, Gate, Rewind, Until};
+pub use table::{Effect, Processes, Rewinds, Start, System};
 pub use task::Task;
 pub use timer::{Schedule, Timers};
 
@@ -93,4 +95,6 @@ pub struct Process {
     pub has_overflowed: bool,
     /// System calls it missed.
     pub missing: MissingCalls,
+    /// How it comes to its next request.
+    pub rewind: Rewind,
 }

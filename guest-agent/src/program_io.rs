@@ -17,9 +17,10 @@ use crate::errno::Errno;
 use crate::file::byte_queue::ByteQueue;
 use crate::file::flags::{self, ready};
 use crate::file::stat::{Stat, kind};
-use crate::file::{Notifier, Object, OpenFile};
+use crate::file::{Keeping, Notifier, Object, OpenFile, nothing_to_keep};
 use crate::memory::transfer::{Sink, Source};
-use crate::world::World;
+use crate::process::Gate;
+use crate::world::{ObjectId, World};
 
 /// Bytes of a request body that wait for the program: all of the largest one, because the ring
 /// it came through serves other containers too.
@@ -35,6 +36,8 @@ pub type News = Rc<Cell<bool>>;
 pub struct ProgramIo {
     input: RefCell<ByteQueue>,
     has_input_ended: Cell<bool>,
+    /// `true` while the program is not to see what it was given.
+    gate: Gate,
     output: RefCell<ByteQueue>,
     errors: RefCell<ByteQueue>,
     is_output_closed: Cell<bool>,
@@ -51,6 +54,7 @@ impl ProgramIo {
         Rc::new(Self {
             input: RefCell::new(ByteQueue::new(INPUT_BYTES_MAX)),
             has_input_ended: Cell::new(false),
+            gate: Gate::default(),
             output: RefCell::new(ByteQueue::new(OUTPUT_BYTES_MAX)),
             errors: RefCell::new(ByteQueue::new(OUTPUT_BYTES_MAX)),
             is_output_closed: Cell::new(false),
@@ -69,6 +73,32 @@ impl ProgramIo {
             OpenFile::new(Rc::new(Output(Rc::clone(self))), flags::WRITE_ONLY),
             OpenFile::new(Rc::new(Errors(Rc::clone(self))), flags::WRITE_ONLY),
         ]
+    }
+
+    /// What a program waits for that waits for its input.
+    #[must_use]
+    pub fn input_id(&self) -> ObjectId {
+        self.input_notifier.id()
+    }
+
+    /// Lets the program see its input.
+    pub fn open_gate(&self) {
+        self.gate.set(false);
+        self.input_notifier.raise();
+    }
+
+    /// What keeps its input from the program while it is `true`; at first it does not.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Empties all queues, for the next request of the same program.
+    pub fn clear(&self) {
+        self.has_input_ended.set(false);
+        for queue in [&self.input, &self.output, &self.errors] {
+            queue.borrow_mut().clear();
+        }
     }
 
     /// Gives the program bytes to read.
@@ -157,7 +187,14 @@ fn path_of(notifier: &Notifier) -> Vec<u8> {
 }
 
 impl Object for Input {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        nothing_to_keep()
+    }
+
     fn read(&self, sink: &mut Sink<'_>) -> Result<usize, Errno> {
+        if self.0.gate.get() {
+            return Err(Errno::AGAIN);
+        }
         let mut input = self.0.input.borrow_mut();
         if input.is_empty() && sink.remaining() > 0 && !self.0.has_input_ended.get() {
             return Err(Errno::AGAIN);
@@ -166,6 +203,9 @@ impl Object for Input {
     }
 
     fn readiness(&self) -> u32 {
+        if self.0.gate.get() {
+            return 0;
+        }
         let bytes = if self.0.input.borrow().is_empty() { 0 } else { ready::IN };
         let end = if self.0.has_input_ended.get() { ready::HUP } else { 0 };
         bytes | end
@@ -206,6 +246,10 @@ fn writable(queue: &RefCell<ByteQueue>) -> u32 {
 }
 
 impl Object for Output {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        nothing_to_keep()
+    }
+
     fn write(&self, source: &mut Source<'_>) -> Result<usize, Errno> {
         write(&self.0.output, &self.0.news, source)
     }
@@ -235,6 +279,10 @@ impl Drop for Output {
 }
 
 impl Object for Errors {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        nothing_to_keep()
+    }
+
     fn write(&self, source: &mut Source<'_>) -> Result<usize, Errno> {
         write(&self.0.errors, &self.0.news, source)
     }

@@ -18,6 +18,7 @@ pub mod timer;
 pub mod schedule;
 pub mod identity;
 pub mod system;
+pub mod inward;
 
 use crate::errno::Errno;
 use crate::process::task::{CallState, State};

@@ -82,6 +82,12 @@ pub fn nanos_part(bytes: &[u8; 16]) -> i64 {
     decode(bytes).1
 }
 
+/// Nanoseconds from now until `at`; never stays never.
+#[must_use]
+pub fn time_left(at: u64) -> u64 {
+    if at == NEVER { NEVER } else { at.saturating_sub(machine::clock::monotonic_nanos()) }
+}
+
 /// The instant `nanos` from `now`.
 #[must_use]
 pub fn after(now: u64, nanos: u64) -> u64 {

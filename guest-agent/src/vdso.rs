@@ -16,7 +16,7 @@ use machine::frame::Frame;
 use machine::paging::Backing;
 
 use crate::errno::Errno;
-use crate::memory::{Access, Area, Kind, Memory, Range};
+use crate::memory::{Access, Area, AtFork, Kind, Memory, Range};
 
 /// Where the code starts in the page; the tables in front of it are shorter.
 const TEXT: u64 = 0x400;
@@ -145,7 +145,7 @@ impl Vdso {
     pub fn map(&self, memory: &mut Memory) -> Result<u64, Errno> {
         let start = memory.place(0, 2 * PAGE_BYTES)?;
         let base = start + PAGE_BYTES;
-        let area = |access| Area { access, kind: Kind::Kernel, is_wiped_on_fork: false };
+        let area = |access| Area { access, kind: Kind::Kernel, at_fork: AtFork::Copied };
         memory.map(Range { start, end: base }, area(Access::READ))?;
         memory.map(Range { start: base, end: base + PAGE_BYTES }, area(Access::READ_EXECUTE))?;
         memory.map_backing(start, Backing::Clock, Access::READ)?;

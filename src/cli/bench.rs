@@ -48,6 +48,9 @@ pub(crate) struct Bench {
     /// node does not use, else its shard's
     #[arg(long, value_name = "CORE", value_parser = parse_core)]
     client_core: Option<ClientCore>,
+    /// Write where the time of the slowest invokes went, stage by stage, to this file
+    #[arg(long, value_name = "FILE")]
+    slowest: Option<PathBuf>,
     /// Print JSON: one object for each scenario, each on a line of its own
     #[arg(long)]
     json: bool,
@@ -84,6 +87,7 @@ impl Bench {
             Some(scenario) => vec![scenario],
             None => Scenario::ALL.to_vec(),
         };
+        let mut slowest = String::new();
         for scenario in scenarios {
             self.announce(scenario);
             let count = self.count.unwrap_or_else(|| scenario.count());
@@ -93,6 +97,11 @@ impl Bench {
                 ClientCore::Fixed(core) => Some(core),
             };
             Report::new(scenario, &measured, &subject, core).print(self.json)?;
+            let title = format!("{}: the slowest invokes, microseconds", scenario.name());
+            slowest.push_str(&format!("{title}\n{}\n", measured.slowest));
+        }
+        if let Some(path) = &self.slowest {
+            std::fs::write(path, slowest)?;
         }
         Ok(ExitCode::SUCCESS)
     }

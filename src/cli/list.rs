@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pilotlight::invoke::Function;
+use pilotlight::client::Listing;
 use serde_json::json;
 
 use super::fault::Fault;
@@ -28,13 +28,14 @@ impl List {
 
     fn list(&self) -> Result<ExitCode, Fault> {
         let mut client = self.target.connect()?;
-        let functions = client.list(&self.user)?;
+        let listing = client.listing(&self.user)?;
         let user = if self.user.is_empty() { client.login() } else { &self.user };
-        self.report.print(&json!({ "functions": functions }), || text(user, &functions))
+        self.report.print(&json!(listing), || text(user, &listing))
     }
 }
 
-fn text(user: &str, functions: &[Function]) -> String {
+fn text(user: &str, listing: &Listing) -> String {
+    let functions = &listing.functions;
     if functions.is_empty() {
         return format!(
             "{user} has no functions; `pilotlight deploy NAME --program PATH` adds one\n"
@@ -42,16 +43,19 @@ fn text(user: &str, functions: &[Function]) -> String {
     }
     let rows: Vec<_> = functions
         .iter()
-        .map(|function| {
+        .enumerate()
+        .map(|(place, function)| {
+            let snapshot = listing.snapshots.get(place);
             [
                 function.name.to_string(),
                 function.contract.to_string(),
                 format!("{} MiB", function.memory_mib),
                 humantime::format_duration(function.timeout()).to_string(),
                 report::bytes(function.package_bytes),
+                snapshot.map_or("-", |snapshot| snapshot.state.as_str()).to_owned(),
                 function.arguments.join(" "),
             ]
         })
         .collect();
-    report::table(["NAME", "CONTRACT", "MEMORY", "TIMEOUT", "SIZE", "ARGUMENTS"], &rows)
+    report::table(["NAME", "CONTRACT", "MEMORY", "TIMEOUT", "SIZE", "SNAPSHOT", "ARGUMENTS"], &rows)
 }

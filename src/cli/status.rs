@@ -20,10 +20,10 @@ pub(crate) struct Status {
 }
 
 /// States a VM goes through, in that order.
-const STATES: [&str; 5] = ["starting", "warm", "assigned", "invoking", "leaving"];
+const STATES: [&str; 6] = ["starting", "warm", "assigned", "invoking", "resetting", "leaving"];
 
 /// Stages of an invoke and what surrounds them, as people read them.
-const STAGES: [(&str, &str); 8] = [
+const STAGES: [(&str, &str); 9] = [
     ("total", "invoke, all of it"),
     ("accept", "  accept"),
     ("route", "  route"),
@@ -32,6 +32,7 @@ const STAGES: [(&str, &str); 8] = [
     ("run", "  run"),
     ("reply", "  reply"),
     ("restore", "restore of a VM"),
+    ("reset", "reset of a VM"),
 ];
 
 impl Status {
@@ -78,6 +79,7 @@ fn text(status: &Value) -> String {
         counters["log_dropped"],
     );
     text += &format!("cgroups    {}\n", word(&status["cgroups"]));
+    text += &format!("restore    {}\n", word(&status["restore"]));
     let missing = list(status["missing_syscalls"].as_array(), |call| {
         format!("{} ({}) {} times", word(&call["name"]), call["number"], call["count"])
     });

@@ -89,7 +89,7 @@ impl Collector {
                 return Ok(Some(Completed { response, log, ..completed }));
             }
             Answer::Error { code, message } => return Err(ClientError::refused(code, message)),
-            Answer::Hello(_) | Answer::Reply(_) => {
+            Answer::Hello(_) | Answer::Reply(_) | Answer::Attached(_) => {
                 return Err(ClientError::Protocol("its answer is none to an invoke"));
             }
         }

@@ -96,6 +96,8 @@ pub enum BusyReason {
 pub enum NodeFault {
     /// No room; try again later.
     Busy(BusyReason),
+    /// As many bytes of bodies wait for VMs as may; try again later.
+    BodiesFull,
     /// The deadline passed before a VM was free.
     DeadlineInQueue,
     /// The VM's process ended or failed.
@@ -157,7 +159,7 @@ impl NodeFault {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Busy(_) => "busy",
+            Self::Busy(_) | Self::BodiesFull => "busy",
             Self::DeadlineInQueue => "deadline",
             Self::VmLost { .. } => "vm-lost",
             Self::PackageUnavailable { .. } => "package-unavailable",
@@ -246,6 +248,9 @@ impl fmt::Display for NodeFault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Busy(reason) => write!(formatter, "busy: {reason}"),
+            Self::BodiesFull => {
+                formatter.write_str("busy: as many bytes of bodies wait for VMs as may")
+            }
             Self::DeadlineInQueue => formatter.write_str(
                 "the deadline passed before a VM was free; try again later or with a longer timeout",
             ),

@@ -77,17 +77,11 @@ impl Ledger {
         self.account.get().pending == 0
     }
 
-    /// Records exist and nobody will deliver them: there is no service.
-    pub(super) fn produce(&self, records: u64) {
-        let account = self.account.get();
-        self.account.set(Account { produced: account.produced + records, ..account });
-    }
-
     /// Records exist and wait.
     pub(super) fn wait(&self, records: u64) {
-        self.produce(records);
         let account = self.account.get();
-        self.account.set(Account { pending: account.pending + records, ..account });
+        let (produced, pending) = (account.produced + records, account.pending + records);
+        self.account.set(Account { produced, pending, ..account });
     }
 
     pub(super) fn hand_over(&self, records: u64) {

@@ -20,13 +20,15 @@ use super::backoff::Backoff;
 use super::session::{Session, Stream};
 use super::spool::{Record, Spool};
 use super::{Destination, Limits, tcp};
-use crate::signal::Signal;
+use crate::signal::{Errand, Signal};
 
 /// A spool and those who wait for it to change.
 pub(super) struct Queue {
     pub(super) spool: RefCell<Spool>,
     /// Something for the delivery task: records, or no more handles, or the end.
     pub(super) wake: Signal,
+    /// From a call of the task until it waits for the next one.
+    errand: Cell<Option<Errand>>,
     pub(super) clock: fn() -> u64,
     /// For the shard: accounts are settled.
     pub(super) news: Rc<Signal>,
@@ -50,6 +52,7 @@ impl Queue {
         Self {
             spool: RefCell::new(Spool::new(limits)),
             wake: Signal::default(),
+            errand: Cell::default(),
             clock,
             news,
             dropped,
@@ -68,12 +71,18 @@ impl Queue {
         if self.is_stopped.get() {
             spool.clear(Reason::Stopped);
         }
-        self.wake.raise();
+        self.call();
     }
 
     /// No more records come.
     pub(super) fn abandon(&self) {
         self.abandoned_nanos.set(Some((self.clock)()));
+        self.call();
+    }
+
+    fn call(&self) {
+        let errand = self.errand.take().unwrap_or_else(Errand::begin);
+        self.errand.set(Some(errand));
         self.wake.raise();
     }
 
@@ -82,7 +91,7 @@ impl Queue {
         self.is_stopped.set(true);
         self.spool.borrow_mut().clear(Reason::Stopped);
         self.stop.raise();
-        self.wake.raise();
+        self.call();
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -166,6 +175,7 @@ impl Delivery {
     pub(super) async fn run(mut self) {
         loop {
             while self.queue.is_empty() && !self.queue.is_over() {
+                self.queue.errand.take();
                 self.queue.wake.wait().await;
             }
             if self.queue.is_over() {

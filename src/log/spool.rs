@@ -140,7 +140,6 @@ impl Spool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Origin;
     use super::*;
     use crate::signal::Signal;
 
@@ -151,7 +150,7 @@ mod tests {
 
     fn record(ledger: &Rc<Ledger>, sequence: u64, spooled_nanos: u64) -> Record {
         Record {
-            head: Head::new(Origin { user: "u", function: "f", vm: 1, invoke: 2 }),
+            head: Head::new(("u", "f"), 1, 2),
             ledger: Rc::clone(ledger),
             realtime_nanos: 0,
             sequence,

@@ -24,8 +24,6 @@
 use std::io::Write;
 use std::rc::Rc;
 
-use super::Origin;
-
 /// SD-ID of our structured data. 32473 is the enterprise number for documentation (RFC 5612):
 /// there is none of our own.
 const STRUCTURED_DATA: &str = "pilotlight@32473";
@@ -37,12 +35,11 @@ const APP_NAME_CHARS_MAX: usize = 48;
 pub(super) struct Head(Rc<str>);
 
 impl Head {
-    pub(super) fn new(origin: Origin<'_>) -> Self {
-        let app_name: String =
-            origin.function.chars().map(graphic).take(APP_NAME_CHARS_MAX).collect();
+    /// Of an invoke of this user's function.
+    pub(super) fn new((user, function): (&str, &str), vm: u64, invoke: u64) -> Self {
+        let app_name: String = function.chars().map(graphic).take(APP_NAME_CHARS_MAX).collect();
         let app_name = if app_name.is_empty() { "-" } else { &app_name };
-        let (user, function) = (escaped(origin.user), escaped(origin.function));
-        let (vm, invoke) = (origin.vm, origin.invoke);
+        let (user, function) = (escaped(user), escaped(function));
         Self(Rc::from(format!(
             "vm-{vm} {app_name} {invoke:016x} - [{STRUCTURED_DATA} user=\"{user}\" \
              function=\"{function}\" sequence=\""
@@ -124,7 +121,7 @@ mod tests {
     use super::*;
 
     fn encode(function: &str, user: &str, has_more: bool, text: &[u8]) -> Vec<u8> {
-        let head = Head::new(Origin { user, function, vm: 7, invoke: 0x4d2 });
+        let head = Head::new((user, function), 7, 0x4d2);
         let realtime_nanos = 1_795_479_121_000_345_678;
         let mut out = Vec::new();
         Message { head: &head, realtime_nanos, sequence: 3, has_more, text }.encode(&mut out);

@@ -8,13 +8,14 @@ use std::collections::HashMap;
 
 use crate::config::PoolLimits;
 use crate::credential::ActiveKey;
-use crate::invoke::{Nanos, User, VmId};
+use crate::invoke::{Freshness, Nanos, User, VmId};
 
 use super::Hashing;
 use super::alarm::Alarm;
-use super::event::{Effect, FunctionFacts, KeyState};
+use super::event::{Effect, FunctionFacts, KeyState, ResetId};
 use super::interior::{Fit, Interior};
-use super::vm::{Assigned, Finished, Invoking, Vm};
+use super::lodger::{Left, Lodger};
+use super::vm::{Clean, Finished, Vm};
 
 /// VMs that are somebody's.
 #[derive(Debug)]
@@ -27,7 +28,9 @@ pub(super) struct Active {
     dirty: Vec<ActiveKey>,
     idle_alarm: Alarm,
     load_alarm: Alarm,
+    reset_alarm: Alarm,
     idle_expiry_nanos: Nanos,
+    reset_timeout_nanos: Nanos,
 }
 
 #[derive(Debug, Default)]
@@ -42,58 +45,6 @@ struct Chain {
     published: KeyState,
 }
 
-/// A VM in a slot.
-#[derive(Debug)]
-pub(super) enum Lodger {
-    Idle(Vm<Assigned>),
-    Busy(Vm<Invoking>),
-}
-
-impl Lodger {
-    pub(super) fn id(&self) -> VmId {
-        match self {
-            Self::Idle(vm) => vm.id(),
-            Self::Busy(vm) => vm.id(),
-        }
-    }
-
-    pub(super) fn key(&self) -> ActiveKey {
-        match self {
-            Self::Idle(vm) => vm.key(),
-            Self::Busy(vm) => vm.key(),
-        }
-    }
-
-    pub(super) fn running(&self) -> u32 {
-        match self {
-            Self::Idle(_) => 0,
-            Self::Busy(vm) => vm.running(),
-        }
-    }
-
-    pub(super) fn interior(&self) -> &Interior {
-        match self {
-            Self::Idle(vm) => vm.interior(),
-            Self::Busy(vm) => vm.interior(),
-        }
-    }
-
-    fn interior_mut(&mut self) -> &mut Interior {
-        match self {
-            Self::Idle(vm) => vm.interior_mut(),
-            Self::Busy(vm) => vm.interior_mut(),
-        }
-    }
-
-    /// Since when it is idle, if it is.
-    fn idle_since(&self) -> Option<Nanos> {
-        match self {
-            Self::Idle(vm) => Some(vm.idle_since_nanos()),
-            Self::Busy(_) => None,
-        }
-    }
-}
-
 impl Active {
     pub(super) fn new(limits: &PoolLimits) -> Self {
         let slots = usize::try_from(limits.vms_max).unwrap_or(0);
@@ -106,7 +57,9 @@ impl Active {
             dirty: Vec::with_capacity(slots),
             idle_alarm: Alarm::never(),
             load_alarm: Alarm::never(),
+            reset_alarm: Alarm::never(),
             idle_expiry_nanos: limits.idle_expiry_nanos,
+            reset_timeout_nanos: limits.reset_timeout_nanos,
         }
     }
 
@@ -115,7 +68,7 @@ impl Active {
     }
 
     pub(super) fn next_wake(&self) -> Option<Nanos> {
-        let next = [self.idle_alarm.next(), self.load_alarm.next()];
+        let next = [self.idle_alarm.next(), self.load_alarm.next(), self.reset_alarm.next()];
         next.into_iter().flatten().min()
     }
 
@@ -138,7 +91,7 @@ impl Active {
     pub(super) fn choose(&self, key: &ActiveKey, facts: &FunctionFacts) -> Option<VmId> {
         let mut best: Option<(Fit, Reverse<u32>, VmId)> = None;
         for (_, lodger) in self.chain(key) {
-            let Some(fit) = lodger.interior().fit(facts) else {
+            let Some(fit) = lodger.fit(facts) else {
                 continue;
             };
             if fit == Fit::Resident {
@@ -167,7 +120,7 @@ impl Active {
     }
 
     /// A VM moves in. The pool never has more VMs than there are slots.
-    pub(super) fn add(&mut self, vm: Vm<Assigned>) {
+    pub(super) fn add(&mut self, vm: Vm<Clean>) {
         let Some(place) = self.free.pop() else {
             unreachable!("there are as many slots as VMs");
         };
@@ -183,7 +136,7 @@ impl Active {
                 None
             }
         };
-        self.slots[place] = Slot { lodger: Some(Lodger::Idle(vm)), next };
+        self.slots[place] = Slot { lodger: Some(Lodger::Clean(vm)), next };
         self.by_vm.insert(id, place);
         self.touch(key);
     }
@@ -235,28 +188,104 @@ impl Active {
         self.slots[place].lodger.as_mut().map(Lodger::interior_mut)
     }
 
-    /// An invoke entered a VM.
-    pub(super) fn begin(&mut self, vm: VmId) {
+    /// An invoke entered a VM, alone if that is its freshness.
+    pub(super) fn begin(&mut self, vm: VmId, freshness: Freshness) {
         self.change(vm, |lodger| match lodger {
+            Lodger::Clean(vm) if freshness == Freshness::Vm => Lodger::Alone(vm.begin_alone()),
+            Lodger::Clean(vm) => Lodger::Busy(vm.begin()),
             Lodger::Idle(vm) => Lodger::Busy(vm.begin()),
             Lodger::Busy(vm) => Lodger::Busy(vm.begin()),
+            Lodger::Alone(_) | Lodger::Resetting(_) | Lodger::Waking(_) => {
+                unreachable!("fit() lets nobody in")
+            }
         });
     }
 
-    /// An invoke left a VM. Whether that was the last one in it.
-    pub(super) fn finish(&mut self, vm: VmId, now: Nanos) -> bool {
+    /// An invoke left a VM.
+    pub(super) fn finish(&mut self, vm: VmId, now: Nanos) -> Left {
+        let give_up_nanos = now.saturating_add(self.reset_timeout_nanos);
+        let mut left = Left::Busy;
         self.change(vm, |lodger| match lodger {
             Lodger::Busy(vm) => match vm.finish(now) {
-                Finished::Idle(vm) => Lodger::Idle(vm),
+                Finished::Idle(vm) => {
+                    left = Left::Idle;
+                    Lodger::Idle(vm)
+                }
                 Finished::Busy(vm) => Lodger::Busy(vm),
             },
-            Lodger::Idle(_) => unreachable!("an idle VM has no invoke that could end"),
+            Lodger::Alone(vm) => {
+                let vm = vm.finish(give_up_nanos);
+                left = Left::Spent(vm.reset());
+                Lodger::Resetting(vm)
+            }
+            Lodger::Clean(_) | Lodger::Idle(_) | Lodger::Resetting(_) | Lodger::Waking(_) => {
+                unreachable!("a VM without an invoke has none that could end")
+            }
         });
-        let is_idle = matches!(self.get(vm), Some(Lodger::Idle(_)));
-        if is_idle {
-            self.idle_alarm.at_latest(now.saturating_add(self.idle_expiry_nanos));
+        match left {
+            Left::Busy => {}
+            Left::Idle => self.idle_alarm.at_latest(now.saturating_add(self.idle_expiry_nanos)),
+            Left::Spent(_) => {
+                self.reset_alarm.at_latest(give_up_nanos);
+                self.touch_vm(vm);
+            }
         }
-        is_idle
+        left
+    }
+
+    /// A VM was put back to its snapshot. An answer to an earlier reset says nothing.
+    pub(super) fn reset_done(&mut self, vm: VmId, reset: ResetId) {
+        let is_it = matches!(self.get(vm), Some(Lodger::Resetting(vm)) if vm.reset() == reset);
+        if !is_it {
+            return;
+        }
+        self.change(vm, |lodger| {
+            let Lodger::Resetting(vm) = lodger else { return lodger };
+            Lodger::Waking(vm.done())
+        });
+    }
+
+    /// The guest of a VM that was reset is awake. Whether there is such a VM.
+    pub(super) fn woke(&mut self, vm: VmId, now: Nanos) -> bool {
+        if !matches!(self.get(vm), Some(Lodger::Waking(_))) {
+            return false;
+        }
+        self.change(vm, |lodger| {
+            let Lodger::Waking(vm) = lodger else { return lodger };
+            Lodger::Clean(vm.ready(now))
+        });
+        self.idle_alarm.at_latest(now.saturating_add(self.idle_expiry_nanos));
+        self.touch_vm(vm);
+        true
+    }
+
+    /// Whether a VM is clean.
+    pub(super) fn is_clean(&self, vm: VmId) -> bool {
+        matches!(self.get(vm), Some(Lodger::Clean(_)))
+    }
+
+    /// A VM in which a reset takes too long. Asked again until there is none.
+    pub(super) fn reset_overdue(&mut self, now: Nanos) -> Option<VmId> {
+        if !self.reset_alarm.take_due(now) {
+            return None;
+        }
+        let mut overdue = None;
+        for lodger in self.slots.iter().filter_map(|slot| slot.lodger.as_ref()) {
+            let Some(give_up_nanos) = lodger.reset_give_up() else {
+                continue;
+            };
+            self.reset_alarm.at_latest(give_up_nanos);
+            if give_up_nanos <= now {
+                overdue = overdue.or(Some(lodger.id()));
+            }
+        }
+        overdue
+    }
+
+    /// A VM that is being reset.
+    pub(super) fn any_resetting(&self) -> Option<VmId> {
+        let mut resetting = self.lodgers().filter(|lodger| lodger.reset_give_up().is_some());
+        resetting.next().map(Lodger::id)
     }
 
     fn change(&mut self, vm: VmId, change: impl FnOnce(Lodger) -> Lodger) {
@@ -315,6 +344,12 @@ impl Active {
         expired
     }
 
+    fn touch_vm(&mut self, vm: VmId) {
+        if let Some(key) = self.get(vm).map(Lodger::key) {
+            self.touch(key);
+        }
+    }
+
     fn touch(&mut self, key: ActiveKey) {
         if !self.dirty.contains(&key) {
             self.dirty.push(key);
@@ -325,7 +360,7 @@ impl Active {
     pub(super) fn state_of(&self, key: &ActiveKey) -> KeyState {
         let mut state = KeyState::Absent;
         for (_, lodger) in self.chain(key) {
-            if lodger.interior().has_room() {
+            if lodger.has_room() {
                 return KeyState::Room;
             }
             state = KeyState::Full;

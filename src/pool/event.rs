@@ -2,7 +2,7 @@
 //! performs [`Effect`]s; neither holds a byte of a program, a request or a secret.
 
 use crate::credential::ActiveKey;
-use crate::invoke::{BusyReason, ContainerId, Contract, InvokeId, Nanos, Status, VmId};
+use crate::invoke::{BusyReason, ContainerId, Contract, Freshness, InvokeId, Nanos, Status, VmId};
 
 /// A function in the shard's table. Deploying a name again makes a new number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +17,10 @@ pub struct PackageRef(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LoadId(pub u64);
 
+/// One reset of one VM: its first is 1. A late answer to an earlier one is told apart by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResetId(pub u32);
+
 /// What a pool has to know of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FunctionFacts {
@@ -28,6 +32,8 @@ pub struct FunctionFacts {
     pub package_bytes: u64,
     /// How it meets requests.
     pub contract: Contract,
+    /// What its invokes find of each other.
+    pub freshness: Freshness,
     /// Memory its container is promised, MiB.
     pub memory_mib: u32,
 }
@@ -81,6 +87,15 @@ pub enum Event {
         /// Which.
         vm: VmId,
     },
+    /// A VM is as its snapshot has it; [`Event::Ready`] follows when its guest wakes.
+    ResetDone {
+        /// Which.
+        vm: VmId,
+        /// Which of its resets.
+        reset: ResetId,
+        /// Pages that were put back.
+        dirty_pages: u32,
+    },
     /// A package is in the VM: its code frames are all in the ring.
     Loaded {
         /// Which VM.
@@ -131,6 +146,11 @@ pub enum Place {
     Inline,
     /// Into the image window at this offset (page aligned), then a frame that says where.
     Window {
+        /// Offset in the window, bytes.
+        offset: u64,
+    },
+    /// It was placed there before the VM's last reset and still is: only the frame.
+    Placed {
         /// Offset in the window, bytes.
         offset: u64,
     },
@@ -191,6 +211,8 @@ pub enum RetireReason {
     Unresponsive,
     /// A package did not reach it in time.
     LoadTimeout,
+    /// It was not reset and awake in time.
+    ResetTimeout,
     /// It broke a rule.
     Fault(Blame),
     /// The node is shutting down.
@@ -232,6 +254,23 @@ pub enum Effect {
         invoke: InvokeId,
         /// What the VM is from now on.
         key: ActiveKey,
+    },
+    /// Tell a VM that was reset again whose it is: its guest has forgotten.
+    Reassign {
+        /// Which VM.
+        vm: VmId,
+        /// Whose credential is spent.
+        invoke: InvokeId,
+        /// What the VM has been all along.
+        key: ActiveKey,
+    },
+    /// Put a VM back to the snapshot it was restored from, once the answer of its invoke is out;
+    /// answered by [`Event::ResetDone`] and then [`Event::Ready`].
+    Reset {
+        /// Which.
+        vm: VmId,
+        /// Which of its resets.
+        reset: ResetId,
     },
     /// Bring a package into a VM; answered by [`Event::Loaded`] or [`Event::LoadFailed`].
     Load {

@@ -40,6 +40,7 @@ pub struct Index {
 #[derive(Debug)]
 struct Segment {
     warm: CachePadded<AtomicU32>,
+    invokes: CachePadded<AtomicU64>,
     words: Box<[AtomicU64]>,
 }
 
@@ -64,6 +65,7 @@ impl Index {
         assert!(places.is_power_of_two());
         let segment = |_| Segment {
             warm: CachePadded::new(AtomicU32::new(0)),
+            invokes: CachePadded::new(AtomicU64::new(0)),
             words: (0..places).map(|_| AtomicU64::new(0)).collect(),
         };
         let index = Arc::new(Self { segments: (0..shards).map(segment).collect() });
@@ -90,6 +92,14 @@ impl Index {
         };
         let most = self.others(own).max_by_key(warm)?;
         (warm(&most) > 0).then_some(most)
+    }
+
+    /// Invokes all shards have taken in so far, as far as they have said so: for who works in the
+    /// background and wants to know whether the node is busy.
+    #[must_use]
+    pub fn invokes(&self) -> u64 {
+        // Relaxed: pairs with `publish_invokes`; the number publishes nothing but itself.
+        self.segments.iter().map(|segment| segment.invokes.load(Ordering::Relaxed)).sum()
     }
 
     /// The other shards, starting behind `own`, so that not all turn to the same one.
@@ -146,6 +156,12 @@ impl Publisher {
         // Relaxed: pairs with `warm_elsewhere`; the number publishes nothing but itself.
         self.index.segments[self.shard].warm.store(count, Ordering::Relaxed);
     }
+
+    /// Says how many invokes this shard has taken in so far.
+    pub fn publish_invokes(&self, count: u64) {
+        // Relaxed: pairs with `Index::invokes`; the number publishes nothing but itself.
+        self.index.segments[self.shard].invokes.store(count, Ordering::Relaxed);
+    }
 }
 
 /// The key's part of its word; never 0, which means that a place is free.
@@ -186,6 +202,15 @@ mod tests {
         shards[2].publish_warm(2);
         assert_eq!(index.warm_elsewhere(0), Some(2));
         assert_eq!(index.warm_elsewhere(1), Some(0));
+    }
+
+    #[test]
+    fn invokes_of_all_shards_are_counted() {
+        let (index, shards) = Index::new(2, 4);
+        shards[0].publish_invokes(5);
+        shards[1].publish_invokes(1);
+        shards[1].publish_invokes(2);
+        assert_eq!(index.invokes(), 7);
     }
 
     #[test]

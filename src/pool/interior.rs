@@ -1,9 +1,14 @@
 //! What is inside one VM, as the node keeps it: containers and loaded packages.
 //!
 //! Invariants: never more containers than may be, never more memory promised to them than the VM
-//! has; a package is forgotten only when no container uses it; container and load numbers of
-//! things that exist differ. Room in the image window is never given out twice in a VM's life, so
-//! no page of it changes while a guest may still look at it.
+//! has; a package is forgotten only when no container uses it; container and load numbers are
+//! never used twice in a VM's life, across its resets too.
+//!
+//! Room in the image window is never given out twice while a guest may still look at it. A guest
+//! that was reset looks at nothing. Its VMM still has every package mapped, so the window is not
+//! simply empty again: a package that lies there needs no new place, which saves a message to the
+//! VMM and back, and only when another one has no room does the window begin anew, provided the
+//! guest was given nothing of it since its reset.
 
 use abi::frame::code::INLINE_BYTES_MAX;
 use abi::layout::PAGE_BYTES;
@@ -22,6 +27,10 @@ pub(super) struct Interior {
     next_container: u32,
     next_load: u64,
     window_next: u64,
+    /// What lies in the window, perhaps from before a reset: package and offset.
+    placed: Vec<(PackageRef, u64)>,
+    /// Whether the guest knows of something in the window since it was restored or reset.
+    is_window_seen: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +38,7 @@ struct InteriorLimits {
     containers: usize,
     packages: usize,
     memory_mib: u32,
+    window_start: u64,
     window_end: u64,
 }
 
@@ -91,6 +101,7 @@ impl Interior {
             containers: count(limits.containers_per_vm),
             packages: count(limits.packages_per_vm),
             memory_mib: limits.memory_mib_max,
+            window_start: limits.window_start,
             window_end: limits.window_start + limits.window_bytes,
         };
         Self {
@@ -100,7 +111,21 @@ impl Interior {
             next_container: 1,
             next_load: 1,
             window_next: limits.window_start,
+            placed: Vec::with_capacity(limits_inside.packages),
+            is_window_seen: false,
         }
+    }
+
+    /// The VM is put back to its snapshot: its guest has no container and no package.
+    pub(super) fn reset(&mut self) {
+        self.containers.clear();
+        while let Some(package) = self.packages.pop() {
+            // What was on the way may never have been placed.
+            if package.give_up_nanos.is_some() {
+                self.unplace(package.package);
+            }
+        }
+        self.is_window_seen = false;
     }
 
     pub(super) fn containers(&self) -> &[Container] {
@@ -145,6 +170,13 @@ impl Interior {
         }
     }
 
+    /// The same for one that wants no other container beside it, in a VM in which nothing ran.
+    pub(super) fn fit_alone(&self, facts: &FunctionFacts) -> Option<Fit> {
+        let mut containers = self.containers.iter();
+        let has_others = containers.any(|container| container.facts.function != facts.function);
+        if has_others { None } else { self.fit(facts) }
+    }
+
     fn idle_container(&self, facts: &FunctionFacts) -> Option<usize> {
         self.containers.iter().position(|container| {
             container.facts.function == facts.function && container.invoke().is_none()
@@ -154,17 +186,52 @@ impl Interior {
     fn can_load(&self, facts: &FunctionFacts) -> bool {
         let has_entry = self.packages.len() < self.limits.packages
             || self.packages.iter().any(|package| self.is_spare(package));
-        has_entry && self.window_end_of(facts).is_some()
+        has_entry && self.place_for(facts).is_some()
     }
 
-    /// Where the window's next free byte would be behind this package.
-    fn window_end_of(&self, facts: &FunctionFacts) -> Option<u64> {
+    /// Where a package would go; `None`: the window has no room for it.
+    fn place_for(&self, facts: &FunctionFacts) -> Option<Place> {
         if is_inline(facts.package_bytes) {
-            return Some(self.window_next);
+            return Some(Place::Inline);
+        }
+        let placed = self.placed.iter().find(|(package, _)| *package == facts.package);
+        if let Some((_, offset)) = placed {
+            return Some(Place::Placed { offset: *offset });
         }
         let bytes = facts.package_bytes.checked_next_multiple_of(PAGE_BYTES)?;
-        let end = self.window_next.checked_add(bytes)?;
-        (end <= self.limits.window_end).then_some(end)
+        let fits = |offset: u64| {
+            offset.checked_add(bytes).is_some_and(|end| end <= self.limits.window_end)
+        };
+        let offset = match fits(self.window_next) {
+            true => self.window_next,
+            false if !self.is_window_seen => self.limits.window_start,
+            false => return None,
+        };
+        fits(offset).then_some(Place::Window { offset })
+    }
+
+    /// Gives a package its place.
+    fn take_place(&mut self, facts: &FunctionFacts) -> Place {
+        let Some(place) = self.place_for(facts) else {
+            unreachable!("fit() found a place");
+        };
+        match place {
+            Place::Inline => {}
+            Place::Placed { .. } => self.is_window_seen = true,
+            Place::Window { offset } => {
+                if offset < self.window_next {
+                    self.placed.clear();
+                }
+                // Of those remembered only as many as a VM may have: more is luck anyway.
+                if self.placed.len() == self.limits.packages {
+                    self.placed.remove(0);
+                }
+                self.placed.push((facts.package, offset));
+                self.window_next = offset + facts.package_bytes.next_multiple_of(PAGE_BYTES);
+                self.is_window_seen = true;
+            }
+        }
+        place
     }
 
     /// Whether a package is there and no invoke needs it.
@@ -243,11 +310,7 @@ impl Interior {
         if self.packages.len() >= self.limits.packages {
             self.forget_one(vm, effects);
         }
-        let place = match is_inline(facts.package_bytes) {
-            true => Place::Inline,
-            false => Place::Window { offset: self.window_next },
-        };
-        self.window_next = self.window_end_of(facts).unwrap_or(self.window_next);
+        let place = self.take_place(facts);
         let load = LoadId(self.next_load);
         self.next_load += 1;
         self.packages.push(Package {
@@ -320,9 +383,17 @@ impl Interior {
     /// A package will not come: drops its entry if it was on the way. The containers that wait
     /// for it are the caller's to abandon, found by [`Interior::awaiting`].
     pub(super) fn load_failed(&mut self, load: LoadId) -> bool {
-        let count = self.packages.len();
-        self.packages.retain(|package| package.load != load || package.give_up_nanos.is_none());
-        self.packages.len() < count
+        let is_it = |package: &Package| package.load == load && package.give_up_nanos.is_some();
+        let Some(place) = self.packages.iter().position(is_it) else {
+            return false;
+        };
+        let package = self.packages.remove(place).package;
+        self.unplace(package);
+        true
+    }
+
+    fn unplace(&mut self, package: PackageRef) {
+        self.placed.retain(|(placed, _)| *placed != package);
     }
 
     /// An invoke that waits for this load.
@@ -339,7 +410,8 @@ impl Interior {
         self.containers.retain(|other| other.id != container);
     }
 
-    /// An invoke is over: a container that lives on becomes idle, another one ends.
+    /// An invoke is over: a container that can serve another one becomes idle, another one ends.
+    /// One of contract `program` always can: its process is put back, or a new one started.
     pub(super) fn finish(
         &mut self,
         vm: VmId,
@@ -350,7 +422,9 @@ impl Interior {
     ) {
         let found = self.containers.iter_mut().find(|other| other.id == container);
         match (found, lives_on) {
-            (Some(found), LivesOn::Yes) if found.facts.contract == Contract::Stream => {
+            (Some(found), lives_on)
+                if lives_on == LivesOn::Yes || found.facts.contract == Contract::Program =>
+            {
                 found.state = ContainerState::Idle { since_nanos: now };
             }
             _ => self.release(vm, container, effects),

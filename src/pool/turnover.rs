@@ -2,16 +2,24 @@
 
 use crate::invoke::{BusyReason, Nanos, VmId};
 
-use super::active::Lodger;
 use super::event::{Answer, Blame, Effect, RetireReason};
 use super::inflight::Running;
 use super::interior::LivesOn;
+use super::lodger::Lodger;
 use super::vm::Vm;
 use super::warming::Demand;
 use super::{Pool, Serve};
 
 impl Pool {
-    pub(super) fn ready(&mut self, vm: VmId, effects: &mut Vec<Effect>) {
+    pub(super) fn ready(&mut self, vm: VmId, now: Nanos, effects: &mut Vec<Effect>) {
+        if self.active.woke(vm, now) {
+            if self.is_stopping {
+                self.expel(vm, RetireReason::Stopping, Blame::Nobody, now, effects);
+            }
+            // Its user's others may need its slot.
+            self.serve = Serve::Everybody;
+            return;
+        }
         let Ok(notice) = self.warming.ready(vm) else {
             return;
         };
@@ -70,8 +78,12 @@ impl Pool {
             }
         } else {
             match self.empty(vm, blame, effects) {
-                Some(Lodger::Idle(idle)) => self.leaving.add(idle, reason, remind, effects),
-                Some(Lodger::Busy(busy)) => self.leaving.add(busy, reason, remind, effects),
+                Some(Lodger::Clean(vm)) => self.leaving.add(vm, reason, remind, effects),
+                Some(Lodger::Idle(vm)) => self.leaving.add(vm, reason, remind, effects),
+                Some(Lodger::Busy(vm)) => self.leaving.add(vm, reason, remind, effects),
+                Some(Lodger::Alone(vm)) => self.leaving.add(vm, reason, remind, effects),
+                Some(Lodger::Resetting(vm)) => self.leaving.add(vm, reason, remind, effects),
+                Some(Lodger::Waking(vm)) => self.leaving.add(vm, reason, remind, effects),
                 None => {}
             }
         }
@@ -94,7 +106,7 @@ impl Pool {
             };
             // The defect that the simulation has to find: invokes whose package was on the way
             // are forgotten with their VM.
-            if cfg!(feature = "planted-pool-bug") && !running.is_sent {
+            if cfg!(feature = "planted-bugs") && !running.is_sent {
                 continue;
             }
             effects.push(Effect::Answer { invoke, answer: Answer::VmGone { vm, blame } });
@@ -121,6 +133,9 @@ impl Pool {
         while let Some(vm) = self.active.load_overdue(now) {
             self.expel(vm, RetireReason::LoadTimeout, Blame::Host, now, effects);
         }
+        while let Some(vm) = self.active.reset_overdue(now) {
+            self.expel(vm, RetireReason::ResetTimeout, Blame::Host, now, effects);
+        }
         while let Some(vm) = self.active.idle_expired(now) {
             self.expel(vm, RetireReason::Idle, Blame::Nobody, now, effects);
         }
@@ -137,9 +152,11 @@ impl Pool {
             (false, false) => Answer::DeadlineInQueue,
         };
         effects.push(Effect::Answer { invoke, answer });
-        self.leave_container(invoke, LivesOn::No, now, effects);
         if running.is_sent {
+            self.take_out(invoke, LivesOn::No, now, effects);
             self.expel(vm, RetireReason::Unresponsive, Blame::Guest, now, effects);
+        } else {
+            self.leave_container(invoke, LivesOn::No, now, effects);
         }
     }
 
@@ -156,7 +173,7 @@ impl Pool {
         while let Some(warm) = self.warming.take_warm() {
             self.leaving.add(warm, RetireReason::Stopping, remind, effects);
         }
-        while let Some(vm) = self.active.oldest_idle(None) {
+        while let Some(vm) = self.active.oldest_idle(None).or_else(|| self.active.any_resetting()) {
             self.expel(vm, RetireReason::Stopping, Blame::Nobody, now, effects);
         }
     }

@@ -4,8 +4,8 @@ use crate::credential::ActiveKey;
 use crate::invoke::{ContainerId, InvokeId, VmId};
 
 use super::Pool;
-use super::active::Lodger;
 use super::event::KeyState;
+use super::lodger::Lodger;
 
 /// How many of everything there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -18,6 +18,8 @@ pub struct Census {
     pub assigned: u32,
     /// VMs with invokes in them.
     pub invoking: u32,
+    /// VMs being put back to their snapshot.
+    pub resetting: u32,
     /// VMs told to end.
     pub leaving: u32,
     /// Containers in assigned VMs.
@@ -38,6 +40,7 @@ impl std::ops::AddAssign for Census {
         self.warm += other.warm;
         self.assigned += other.assigned;
         self.invoking += other.invoking;
+        self.resetting += other.resetting;
         self.leaving += other.leaving;
         self.containers += other.containers;
         self.packages += other.packages;
@@ -52,7 +55,7 @@ impl std::ops::AddAssign for Census {
 pub struct Sketch {
     /// Its name.
     pub vm: String,
-    /// `starting`, `warm`, `assigned` (idle), `invoking` or `leaving`.
+    /// `starting`, `warm`, `assigned` (idle), `invoking`, `resetting` or `leaving`.
     pub state: &'static str,
     /// Beginning of the digest of the user, logging service and credential it is assigned to; VMs
     /// with the same are interchangeable. Says nothing to anyone without the node's key.
@@ -160,8 +163,9 @@ impl Pool {
         };
         for lodger in self.active.lodgers() {
             match lodger {
-                Lodger::Idle(_) => census.assigned += 1,
-                Lodger::Busy(_) => census.invoking += 1,
+                Lodger::Clean(_) | Lodger::Idle(_) => census.assigned += 1,
+                Lodger::Busy(_) | Lodger::Alone(_) => census.invoking += 1,
+                Lodger::Resetting(_) | Lodger::Waking(_) => census.resetting += 1,
             }
             census.containers += length(lodger.interior().containers().len());
             census.packages += length(lodger.interior().packages_count());
@@ -177,10 +181,7 @@ impl Pool {
         let leaving = self.leaving.ids().map(|vm| Sketch::of_nobody(vm, "leaving"));
         let active = self.active.lodgers().map(|lodger| Sketch {
             vm: lodger.id().to_string(),
-            state: match lodger {
-                Lodger::Idle(_) => "assigned",
-                Lodger::Busy(_) => "invoking",
-            },
+            state: lodger.state(),
             key: Some(format!("{:04x}", lodger.key().fingerprint() & 0xffff)),
             containers: u32::try_from(lodger.interior().containers().len()).unwrap_or(u32::MAX),
             running: lodger.running(),

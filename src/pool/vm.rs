@@ -1,11 +1,15 @@
 //! A VM as the pools hold it: its state is its type, and each move takes the handle.
 //!
 //! ```text
-//! Starting ─► Warm ─► Assigned ◄─► Invoking (1..containers)
-//!     └─────────┴────────┴────────────┴─► Leaving ─► gone (dropped)
+//!                  ┌─────────► Waking ◄─ Resetting ◄─┐
+//!                  ▼  ready           done             │ finish
+//! Starting ─► Warm ─► Clean ─────────────► Alone ──────┘   1 invoke of freshness `vm`
+//!                       └► Invoking ◄─► Assigned           1..containers invokes of others
+//!   any of them ─► Leaving ─► gone (dropped)
 //! ```
 //! There is no way back to `Warm`: a VM never serves two users, or one user under two logging
-//! services. What the drawing does not show has no function.
+//! services. A VM that was reset is as blank as a warm one, but keeps its key for ever. What the
+//! drawing does not show has no function.
 //!
 //! Assigning takes the warm VM, so it cannot happen twice:
 //! ```compile_fail,E0382
@@ -25,6 +29,49 @@
 //! let assigned = Vm::start(VmId(1), &limits, 0).ready().assign(ann, 0);
 //! let warm = assigned.ready(); // no such move
 //! ```
+//! An invoke of freshness `vm` enters only a VM nothing ran in since its restore or reset:
+//! ```compile_fail,E0599
+//! # use pilotlight::{config::Config, credential::ActiveKey, invoke::*, pool::vm::*};
+//! # let limits = Config::default().pool_limits(1, 0);
+//! # let ann = ActiveKey::from_parts(User::new("ann").unwrap(), [1; 32]);
+//! let used = match Vm::start(VmId(1), &limits, 0).ready().assign(ann, 0).begin().finish(0) {
+//!     Finished::Idle(used) => used,
+//!     Finished::Busy(_) => unreachable!(),
+//! };
+//! used.begin_alone(); // no such move
+//! ```
+//! It has the VM to itself:
+//! ```compile_fail,E0599
+//! # use pilotlight::{config::Config, credential::ActiveKey, invoke::*, pool::vm::*};
+//! # let limits = Config::default().pool_limits(1, 0);
+//! # let ann = ActiveKey::from_parts(User::new("ann").unwrap(), [1; 32]);
+//! let alone = Vm::start(VmId(1), &limits, 0).ready().assign(ann, 0).begin_alone();
+//! alone.begin(); // no such move
+//! ```
+//! And nothing runs behind it before the VM was reset and woke again:
+//! ```compile_fail,E0599
+//! # use pilotlight::{config::Config, credential::ActiveKey, invoke::*, pool::vm::*};
+//! # let limits = Config::default().pool_limits(1, 0);
+//! # let ann = ActiveKey::from_parts(User::new("ann").unwrap(), [1; 32]);
+//! let resetting = Vm::start(VmId(1), &limits, 0).ready().assign(ann, 0).begin_alone().finish(9);
+//! resetting.begin_alone(); // no such move
+//! ```
+//! ```compile_fail,E0599
+//! # use pilotlight::{config::Config, credential::ActiveKey, invoke::*, pool::vm::*};
+//! # let limits = Config::default().pool_limits(1, 0);
+//! # let ann = ActiveKey::from_parts(User::new("ann").unwrap(), [1; 32]);
+//! let resetting = Vm::start(VmId(1), &limits, 0).ready().assign(ann, 0).begin_alone().finish(9);
+//! resetting.done().begin_alone(); // no such move: its guest has not woken
+//! ```
+//! A reset VM keeps its user:
+//! ```compile_fail,E0599
+//! # use pilotlight::{config::Config, credential::ActiveKey, invoke::*, pool::vm::*};
+//! # let limits = Config::default().pool_limits(1, 0);
+//! # let ann = ActiveKey::from_parts(User::new("ann").unwrap(), [1; 32]);
+//! # let bob = ActiveKey::from_parts(User::new("bob").unwrap(), [2; 32]);
+//! let resetting = Vm::start(VmId(1), &limits, 0).ready().assign(ann, 0).begin_alone().finish(9);
+//! resetting.done().ready(0).assign(bob, 0); // no such move
+//! ```
 //! And one that leaves runs nothing more:
 //! ```compile_fail,E0599
 //! # use pilotlight::{config::Config, credential::ActiveKey, invoke::*, pool::vm::*};
@@ -37,6 +84,7 @@ use crate::config::PoolLimits;
 use crate::credential::ActiveKey;
 use crate::invoke::{Nanos, VmId};
 
+use super::event::ResetId;
 use super::interior::Interior;
 
 /// One VM in state `S`.
@@ -45,6 +93,8 @@ pub struct Vm<S> {
     id: VmId,
     /// Boxed, so that a move between rooms copies few bytes.
     interior: Box<Interior>,
+    /// The reset it had last, or is having.
+    reset: ResetId,
     state: S,
 }
 
@@ -58,7 +108,14 @@ pub struct Starting {
 #[derive(Debug)]
 pub struct Warm(());
 
-/// Somebody's, idle.
+/// Somebody's, and nothing ran in it since it was restored or reset; its guest knows nothing yet.
+#[derive(Debug)]
+pub struct Clean {
+    key: ActiveKey,
+    idle_since_nanos: Nanos,
+}
+
+/// Somebody's, idle, and used.
 #[derive(Debug)]
 pub struct Assigned {
     key: ActiveKey,
@@ -70,6 +127,26 @@ pub struct Assigned {
 pub struct Invoking {
     key: ActiveKey,
     running: u32,
+}
+
+/// Somebody's, with the one invoke in it that it was clean for.
+#[derive(Debug)]
+pub struct Alone {
+    key: ActiveKey,
+}
+
+/// Somebody's, being put back to its snapshot.
+#[derive(Debug)]
+pub struct Resetting {
+    key: ActiveKey,
+    give_up_nanos: Nanos,
+}
+
+/// Somebody's, put back; its guest is about to wake.
+#[derive(Debug)]
+pub struct Waking {
+    key: ActiveKey,
+    give_up_nanos: Nanos,
 }
 
 /// Told to end.
@@ -109,7 +186,8 @@ impl<S> Vm<S> {
     }
 
     fn into_state<T>(self, next: impl FnOnce(S) -> T) -> Vm<T> {
-        Vm { id: self.id, interior: self.interior, state: next(self.state) }
+        let Self { id, interior, reset, state } = self;
+        Vm { id, interior, reset, state: next(state) }
     }
 }
 
@@ -118,7 +196,7 @@ impl Vm<Starting> {
     #[must_use]
     pub fn start(id: VmId, limits: &PoolLimits, now: Nanos) -> Self {
         let state = Starting { give_up_nanos: now.saturating_add(limits.spawn_timeout_nanos) };
-        Self { id, interior: Box::new(Interior::new(limits)), state }
+        Self { id, interior: Box::new(Interior::new(limits)), reset: ResetId(0), state }
     }
 
     /// When it should have been ready.
@@ -137,8 +215,96 @@ impl Vm<Starting> {
 impl Vm<Warm> {
     /// Gives it to a user and logging service, for good.
     #[must_use]
-    pub fn assign(self, key: ActiveKey, now: Nanos) -> Vm<Assigned> {
-        self.into_state(|_| Assigned { key, idle_since_nanos: now })
+    pub fn assign(self, key: ActiveKey, now: Nanos) -> Vm<Clean> {
+        self.into_state(|_| Clean { key, idle_since_nanos: now })
+    }
+}
+
+impl Vm<Clean> {
+    /// Whose it is.
+    #[must_use]
+    pub fn key(&self) -> ActiveKey {
+        self.state.key
+    }
+
+    /// Since when it waits.
+    #[must_use]
+    pub fn idle_since_nanos(&self) -> Nanos {
+        self.state.idle_since_nanos
+    }
+
+    /// An invoke goes in that others may join and follow.
+    #[must_use]
+    pub fn begin(self) -> Vm<Invoking> {
+        self.into_state(|state| Invoking { key: state.key, running: 1 })
+    }
+
+    /// An invoke goes in that wants nothing before, beside or behind it.
+    #[must_use]
+    pub fn begin_alone(self) -> Vm<Alone> {
+        self.into_state(|state| Alone { key: state.key })
+    }
+}
+
+impl Vm<Alone> {
+    /// Whose it is.
+    #[must_use]
+    pub fn key(&self) -> ActiveKey {
+        self.state.key
+    }
+
+    /// Its invoke is over: it has to be reset, by `give_up_nanos`.
+    #[must_use]
+    pub fn finish(mut self, give_up_nanos: Nanos) -> Vm<Resetting> {
+        self.reset = ResetId(self.reset.0 + 1);
+        self.interior.reset();
+        self.into_state(|state| Resetting { key: state.key, give_up_nanos })
+    }
+}
+
+impl Vm<Resetting> {
+    /// Whose it is.
+    #[must_use]
+    pub fn key(&self) -> ActiveKey {
+        self.state.key
+    }
+
+    /// Which of its resets this is.
+    #[must_use]
+    pub fn reset(&self) -> ResetId {
+        self.reset
+    }
+
+    /// When it should have been reset and awake.
+    #[must_use]
+    pub fn give_up_nanos(&self) -> Nanos {
+        self.state.give_up_nanos
+    }
+
+    /// Its memory is as its snapshot has it.
+    #[must_use]
+    pub fn done(self) -> Vm<Waking> {
+        self.into_state(|Resetting { key, give_up_nanos }| Waking { key, give_up_nanos })
+    }
+}
+
+impl Vm<Waking> {
+    /// Whose it is.
+    #[must_use]
+    pub fn key(&self) -> ActiveKey {
+        self.state.key
+    }
+
+    /// When it should have been awake.
+    #[must_use]
+    pub fn give_up_nanos(&self) -> Nanos {
+        self.state.give_up_nanos
+    }
+
+    /// The guest woke.
+    #[must_use]
+    pub fn ready(self, now: Nanos) -> Vm<Clean> {
+        self.into_state(|state| Clean { key: state.key, idle_since_nanos: now })
     }
 }
 

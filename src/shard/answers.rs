@@ -59,6 +59,10 @@ impl Engine {
         if running.is_too_large || response_bytes > self.config.requests.response_bytes_max {
             return self.refuse(invoke, &running, &too_large(self), clients);
         }
+        if running.is_overfull {
+            let error = NodeFault::BodiesFull.into();
+            return self.refuse(invoke, &running, &error, clients);
+        }
         let timings = stages(&running, now);
         self.metrics.staged(&timings);
         let settles = running.options & OPTION_SETTLE_LOGS != 0;
@@ -195,6 +199,7 @@ impl Engine {
             Answer::DeadlineInQueue => NodeFault::DeadlineInQueue.into(),
             Answer::DeadlineInVm { vm } => GuestFault::Unresponsive { vm }.into(),
             Answer::Cancelled if running.is_too_large => too_large(self),
+            Answer::Cancelled if running.is_overfull => NodeFault::BodiesFull.into(),
             Answer::Cancelled => ClientFault::Cancelled.into(),
             Answer::VmGone { vm, blame: Blame::Guest } => GuestFault::VmGone { vm }.into(),
             Answer::VmGone { vm, .. } => NodeFault::VmLost { vm }.into(),

@@ -2,14 +2,15 @@
 //! guest has to be told of each. Filled from the store at start and by deploys later; a name that
 //! is deployed again gets a new number, and invokes in flight finish on the old one.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::invoke::{Digest, Function, FunctionName, User};
 use crate::librarian::OpenPackage;
 use crate::pool::{FunctionFacts, FunctionRef, PackageRef};
-use abi::frame::invoke::{Acquire, MESSAGE_BYTES_MAX};
-use abi::wire::Writer;
+use crate::snapshot_store::FunctionSnapshot;
 
 /// A function as the shard uses it.
 pub(super) struct Entry {
@@ -17,6 +18,20 @@ pub(super) struct Entry {
     pub(super) facts: FunctionFacts,
     /// The encoded acquire message.
     pub(super) acquire: Vec<u8>,
+    /// What VMs may be restored from, if there is such a thing.
+    pub(super) snapshot: RefCell<SnapshotState>,
+}
+
+/// A function's snapshot.
+#[derive(Clone, Debug, Default)]
+pub(super) enum SnapshotState {
+    /// Not made yet, or gone to make room.
+    #[default]
+    Absent,
+    /// VMs can be restored from it.
+    Made(Arc<FunctionSnapshot>),
+    /// There will be none, and why.
+    Failed(Arc<str>),
 }
 
 /// A package, once somebody needed it.
@@ -38,8 +53,8 @@ pub(super) struct Catalog {
 }
 
 impl Catalog {
-    /// Adds a function, or what replaces it from now on.
-    pub(super) fn put(&mut self, function: Function) {
+    /// Adds a function, or what replaces it from now on; gives what had the name before.
+    pub(super) fn put(&mut self, function: Function) -> Option<FunctionRef> {
         let package = self.package_ref(function.package);
         let number = FunctionRef(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
         let facts = FunctionFacts {
@@ -47,18 +62,22 @@ impl Catalog {
             package,
             package_bytes: function.package_bytes,
             contract: function.contract,
+            freshness: function.freshness,
             memory_mib: function.memory_mib,
         };
         let before = self.names.insert((function.user, function.name), number);
-        let acquire = encode_acquire(&function);
-        self.entries.push(Rc::new(Entry { function, facts, acquire }));
+        let acquire = function.acquire_message();
+        let snapshot = RefCell::default();
+        self.entries.push(Rc::new(Entry { function, facts, acquire, snapshot }));
         self.close_unused(before);
+        before
     }
 
-    /// Takes a name away.
-    pub(super) fn remove(&mut self, user: User, name: FunctionName) {
+    /// Takes a name away; gives what had it.
+    pub(super) fn remove(&mut self, user: User, name: FunctionName) -> Option<FunctionRef> {
         let before = self.names.remove(&(user, name));
         self.close_unused(before);
+        before
     }
 
     /// Lets go of the package of a function that lost its name, unless another one has the same.
@@ -85,12 +104,12 @@ impl Catalog {
     }
 
     /// All functions of a user by name.
-    pub(super) fn list(&self, user: User) -> Vec<&Function> {
+    pub(super) fn list(&self, user: User) -> Vec<&Rc<Entry>> {
         let named = self.names.iter().filter(|((owner, _), _)| *owner == user);
-        let mut functions: Vec<_> =
-            named.map(|(_, number)| &self.entries[number.0 as usize].function).collect();
-        functions.sort_by_key(|function| function.name);
-        functions
+        let mut entries: Vec<_> =
+            named.map(|(_, number)| &self.entries[number.0 as usize]).collect();
+        entries.sort_by_key(|entry| entry.function.name);
+        entries
     }
 
     /// How many functions there are.
@@ -112,27 +131,4 @@ impl Catalog {
         }
         number
     }
-}
-
-/// The message that makes a container for a function; checked at deploy to fit.
-fn encode_acquire(function: &Function) -> Vec<u8> {
-    let arguments: Vec<&[u8]> = function.arguments.iter().map(String::as_bytes).collect();
-    let environment: Vec<String> =
-        function.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let environment: Vec<&[u8]> = environment.iter().map(String::as_bytes).collect();
-    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-    let mut writer = Writer::new(&mut buffer);
-    let memory_bytes = u64::from(function.memory_mib) << 20;
-    let fixed = (
-        function.contract.into(),
-        function.freshness.into(),
-        memory_bytes,
-        function.entry.as_str(),
-    );
-    let encoded = Acquire::encode(&mut writer, fixed, &arguments, &environment);
-    let length = writer.length();
-    assert!(encoded.is_ok(), "the store keeps arguments within ARGUMENT_BYTES_MAX");
-    buffer.truncate(length);
-    buffer.shrink_to_fit();
-    buffer
 }

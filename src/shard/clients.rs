@@ -8,13 +8,18 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use super::wire::{Socket, Wire};
+use crate::bridge::ATTACHED;
 use crate::invoke::Nanos;
+use crate::metrics::ShardMetrics;
 use crate::passage::{End, Received};
 use crate::signal::Signal;
 use crate::socket::Connection;
 
 /// A busy shard still polls a client this long after it last spoke.
 const QUIET_AFTER_NANOS: Nanos = 100_000_000;
+
+/// Bytes that may always wait for a client: a few frames.
+const SHARE_BYTES_MIN: u64 = 256 * 1024;
 
 /// Names a client for as long as it is there; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,11 +102,15 @@ impl Clients {
 
     /// Sends what is pending and closes those that are done; returns whether something moved.
     /// `gone` hears of each client that left, with its open requests.
-    pub(super) fn flush(&mut self, mut gone: impl FnMut(&Client)) -> bool {
+    pub(super) fn flush(
+        &mut self,
+        metrics: &mut ShardMetrics,
+        mut gone: impl FnMut(&Client),
+    ) -> bool {
         let mut moved = false;
         let mut index = 0;
         while let Some(client) = self.list.get_mut(index) {
-            moved |= client.send();
+            moved |= client.send(metrics);
             let is_done =
                 client.connection.is_closing() && client.connection.pending_output().is_empty();
             if !client.is_gone && !is_done {
@@ -117,12 +126,39 @@ impl Clients {
 
     /// Makes every client quiet, because the shard is about to sleep.
     pub(super) fn listen_to_all(&mut self) {
-        self.list.iter().for_each(|client| client.wire.listen());
+        for client in &mut self.list {
+            client.wire.listen(!client.connection.pending_output().is_empty());
+        }
     }
 
     /// Polls every client again, because the shard is awake.
     pub(super) fn poll_all(&mut self) {
-        self.list.iter().for_each(|client| client.wire.poll());
+        self.list.iter_mut().for_each(|client| client.wire.poll());
+    }
+
+    /// Those that are sent nothing more until they have read: one for which too much waits, or, when
+    /// much waits for all of them, more than its share of half of `bytes_max`.
+    pub(super) fn congested(&self, bytes_max: u64) -> impl Iterator<Item = ClientId> {
+        let waiting = |client: &Client| client.connection.output_memory() as u64;
+        let all: u64 = self.list.iter().map(waiting).sum();
+        let half = bytes_max / 2;
+        let share = match all <= half {
+            true => u64::MAX,
+            false => {
+                let many = self.list.iter().filter(|client| waiting(client) > SHARE_BYTES_MIN);
+                (half / (many.count() as u64).max(1)).max(SHARE_BYTES_MIN)
+            }
+        };
+        let congested = self
+            .list
+            .iter()
+            .filter(move |client| client.connection.is_congested() || waiting(client) > share);
+        congested.map(|client| client.id)
+    }
+
+    /// How many are in shared memory.
+    pub(super) fn bridges(&self) -> usize {
+        self.list.iter().filter(|client| client.wire.is_bridge()).count()
     }
 
     /// Whether something waits to be sent to a client that does not read.
@@ -131,8 +167,8 @@ impl Clients {
     }
 
     /// Whether another shard said something that was not received yet.
-    pub(super) fn has_incoming(&self) -> bool {
-        self.list.iter().any(|client| client.wire.has_incoming())
+    pub(super) fn has_incoming(&mut self) -> bool {
+        self.list.iter_mut().any(|client| client.wire.has_incoming())
     }
 }
 
@@ -142,8 +178,30 @@ impl Client {
         matches!(self.wire, Wire::Passage(_))
     }
 
+    /// Whether it is in shared memory.
+    pub(super) fn is_bridge(&self) -> bool {
+        self.wire.is_bridge()
+    }
+
+    /// Goes on in shared memory, as its request asks, with nothing else under way.
+    ///
+    /// # Errors
+    /// Why that is not possible; the client is gone then.
+    pub(super) fn attach(&mut self, request: u64, now: Nanos) -> io::Result<()> {
+        let Wire::Socket(socket) = &mut self.wire else {
+            return Err(io::Error::other("another shard has no socket"));
+        };
+        // Nothing waits in its output, so there is room.
+        let _ = self.connection.attached(request, ATTACHED);
+        let answer = self.connection.pending_output();
+        let (bytes, attached) = (answer.len(), socket.attach(answer, now));
+        self.connection.consume(bytes);
+        self.is_gone = attached.is_err();
+        attached
+    }
+
     /// Receives what is there; returns whether there was something.
-    pub(super) fn receive(&mut self, now: Nanos) -> bool {
+    pub(super) fn receive(&mut self, now: Nanos, metrics: &mut ShardMetrics) -> bool {
         if self.is_gone {
             return false;
         }
@@ -151,7 +209,7 @@ impl Client {
         if space.is_empty() {
             return false;
         }
-        match self.wire.receive(space) {
+        match self.wire.receive(space, now, metrics) {
             Received::Bytes(count) => {
                 self.connection.received(count);
                 self.last_spoke_nanos = now;
@@ -159,7 +217,7 @@ impl Client {
             }
             Received::Nothing => {
                 if now.saturating_sub(self.last_spoke_nanos) > QUIET_AFTER_NANOS {
-                    self.wire.listen();
+                    self.wire.rest();
                 }
                 false
             }
@@ -170,10 +228,10 @@ impl Client {
         }
     }
 
-    fn send(&mut self) -> bool {
+    fn send(&mut self, metrics: &mut ShardMetrics) -> bool {
         let mut moved = false;
         while !self.is_gone && !self.connection.pending_output().is_empty() {
-            match self.wire.send(self.connection.pending_output()) {
+            match self.wire.send(self.connection.pending_output(), metrics) {
                 Some(0) => break,
                 Some(count) => self.connection.consume(count),
                 None => self.is_gone = true,

@@ -19,13 +19,14 @@ use super::catalog::{Catalog, Package};
 use super::clients::ClientId;
 use super::logging::Logging;
 use super::neighbour::{Forwarded, Neighbour};
-use super::requests::Deploying;
+use super::polls::Polls;
+use super::requests::{Deploying, Storing};
 use super::status::{Gathering, NodeFacts};
 use super::vms::{Vm, Vms};
 use super::{Letter, moment};
 use crate::config::Config;
 use crate::credential::NodeKey;
-use crate::egress::{Egress, Policy};
+use crate::egress::Policy;
 use crate::inbox::Inbox;
 use crate::invoke::{ContainerId, InvokeId, LogProtocol, Nanos, VmId};
 use crate::keeper::{Keeper, Wish};
@@ -35,7 +36,7 @@ use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{
-    Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool,
+    Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool, ResetId,
 };
 use crate::signal::Signal;
 use crate::socket::answer::Room;
@@ -72,6 +73,8 @@ pub(super) struct Running {
     pub(super) log: Option<InvokeLog>,
     pub(super) response_bytes: u64,
     pub(super) is_too_large: bool,
+    /// Its body cannot be held until it has a VM.
+    pub(super) is_overfull: bool,
     /// Its logging service's name is being looked up; the pool has not heard of it.
     pub(super) is_resolving: bool,
     pub(super) marks: Marks,
@@ -104,6 +107,7 @@ pub(super) struct Engine {
     pub(super) held: Vec<Held>,
     pub(super) deploying: HashMap<u64, Deploying>,
     pub(super) next_deploy: u64,
+    pub(super) storing: Vec<Storing>,
     pub(super) metrics: ShardMetrics,
     pub(super) node_key: Arc<NodeKey>,
     pub(super) no_logging: Rc<Logging>,
@@ -121,13 +125,17 @@ pub(super) struct Engine {
     pub(super) neighbours: Vec<Option<Neighbour>>,
     pub(super) forwarded: HashMap<InvokeId, Forwarded>,
     keeper: Keeper,
-    publisher: Publisher,
+    pub(super) publisher: Publisher,
     effects: Vec<Effect>,
+    pub(super) polls: Polls,
     /// The container made last, and when: the invoke it is for follows.
     acquired: Option<(VmId, ContainerId, Nanos)>,
     /// What guests said while their VM was being served.
     pub(super) taken: Vec<Event>,
     waiting_loads: Vec<WaitingLoad>,
+    /// Resets to ask for once this turn's answers are out.
+    pub(super) resets_due: Vec<(VmId, ResetId)>,
+    pub(super) resets_begun: u64,
     assign_buffer: Box<[u8]>,
     allowed: Rc<[std::net::SocketAddr]>,
 }
@@ -153,6 +161,7 @@ pub(super) struct Parts {
 impl Engine {
     pub(super) fn new(parts: Parts) -> Self {
         let allowed = parts.config.egress.allow.iter().copied().collect();
+        let polls = polls(&parts);
         Self {
             config: parts.config,
             pool: parts.pool,
@@ -163,6 +172,7 @@ impl Engine {
             held: Vec::new(),
             deploying: HashMap::new(),
             next_deploy: 1,
+            storing: Vec::new(),
             metrics: ShardMetrics::default(),
             node_key: parts.node_key,
             no_logging: Rc::new(Logging::none()),
@@ -181,9 +191,12 @@ impl Engine {
             keeper: parts.keeper,
             publisher: parts.publisher,
             effects: Vec::new(),
+            polls,
             acquired: None,
             taken: Vec::new(),
             waiting_loads: Vec::new(),
+            resets_due: Vec::new(),
+            resets_begun: 0,
             assign_buffer: vec![0; abi::frame::invoke::MESSAGE_BYTES_MAX].into(),
             allowed,
         }
@@ -217,14 +230,19 @@ impl Engine {
     /// Does one thing; returns the event it is, if it is one.
     fn perform(&mut self, effect: Effect, hand: Option<Hand<'_>>) -> Option<Event> {
         match effect {
-            Effect::Spawn { vm } => self.keeper.wish(Wish::Restore { vm: vm.0 }),
+            Effect::Spawn { vm } => self.keeper.wish(Wish::Restore { vm: vm.0, snapshot: None }),
             Effect::Retire { vm, .. } => {
                 self.keeper.wish(Wish::Kill { vm: vm.0 });
             }
             Effect::Assign { vm, invoke, key } => {
                 self.metrics.assigns += 1;
+                self.running.get_mut(&invoke)?.room = Room::Warming;
                 return self.assign(vm, invoke, *key.digest());
             }
+            Effect::Reassign { vm, invoke, key } => {
+                return self.assign(vm, invoke, *key.digest());
+            }
+            Effect::Reset { vm, reset } => self.reset_due(vm, reset),
             Effect::Load { vm, package, load, place } => {
                 self.metrics.loads += 1;
                 return self.load(WaitingLoad { vm, package, load, place });
@@ -273,7 +291,6 @@ impl Engine {
 
     fn assign(&mut self, vm: VmId, invoke: InvokeId, key: [u8; 32]) -> Option<Event> {
         let running = self.running.get_mut(&invoke)?;
-        running.room = Room::Warming;
         running.marks.placed = moment();
         let (service, credential) = running.logging.to_assign();
         let buffer = &mut self.assign_buffer;
@@ -308,12 +325,13 @@ impl Engine {
         let function = &running.entry.function;
         running.vm = Some(vm);
         running.marks.dispatched = sending;
+        self.polls.sent(&mut entry.side, &entry.link, sending);
         if running.room == Room::None {
             running.room = Room::Active;
         }
         running.log = Some(entry.side.service.begin(Origin {
-            user: function.user.as_str(),
-            function: function.name.as_str(),
+            user: function.user,
+            function: function.name,
             vm: vm.0,
             invoke: invoke.0,
         }));
@@ -323,6 +341,7 @@ impl Engine {
             _ => (waiting.as_slice(), running.body_ended),
         };
         let sent = entry.link.invoke(container.0, invoke.0, running.deadline_nanos, body, ended);
+        self.polls.count_guests(&mut self.vms, sending);
         sent.err().map(|_| Event::VmFault { vm, blame: Blame::Guest })
     }
 
@@ -361,6 +380,14 @@ impl Engine {
                 Ok(()) => Some(Event::Loaded { vm, load }),
                 Err(_) => Some(Event::VmFault { vm, blame: Blame::Guest }),
             },
+            Place::Placed { offset } => {
+                let bytes = package.contents.len() as u64;
+                let window = Window { digest, offset, bytes };
+                match entry.link.load_window(load.0, window) {
+                    Ok(()) => Some(Event::Loaded { vm, load }),
+                    Err(_) => Some(Event::VmFault { vm, blame: Blame::Guest }),
+                }
+            }
             Place::Window { offset } => {
                 let bytes = package.contents.len() as u64;
                 match entry.place(load, package, Window { digest, offset, bytes }) {
@@ -369,6 +396,11 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// A VM is being reset: loads that wait for their package are not its any more.
+    pub(super) fn forget_waiting_loads(&mut self, vm: VmId) {
+        self.waiting_loads.retain(|waiting| waiting.vm != vm);
     }
 
     /// The librarian has verified a package, or could not.
@@ -402,10 +434,10 @@ impl Engine {
             return self.drive(Event::SpawnFailed { vm: id }, now, None);
         };
         let link = Link::new(cell.region.clone(), doorbell);
-        link.set_poll_nanos(self.config.poll_nanos());
-        let limits = crate::egress::Limits::from(&self.config.egress);
-        let egress = Egress::new(limits, Rc::clone(&self.wake));
-        self.vms.insert(Box::new(Vm::new(id, cell, link, egress)));
+        let polling = self.polls.of_guest();
+        link.set_poll_nanos(polling.limit());
+        let egress = self.new_egress();
+        self.vms.insert(Box::new(Vm::new(id, cell, link, egress, polling)));
         self.drive(Event::SpawnDone { vm: id }, now, None);
     }
 
@@ -430,6 +462,16 @@ impl Engine {
             self.keeper.wish(Wish::Bury(Box::new((link, cell))));
         }
     }
+}
+
+/// How a shard of these parts polls.
+fn polls(parts: &Parts) -> Polls {
+    let (shards, guests) = parts.facts.cores();
+    // A shard that polled on a guest's core would be in its way for milliseconds.
+    let is_alone = shards.get(usize::from(parts.shard)).is_some_and(|core| !guests.contains(core));
+    let max = if is_alone { parts.config.shard_poll_nanos() } else { 0 };
+    let guest_cores = (guests.len() / shards.len().max(1)).max(1);
+    Polls::new(max, parts.config.poll_nanos(), guest_cores)
 }
 
 /// The delivery of a service's log, as the protocol wants it.

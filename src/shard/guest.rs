@@ -6,7 +6,7 @@ use abi::frame::log;
 use super::answers::Ending;
 use super::clients::{ClientId, Clients};
 use super::engine::Engine;
-use super::vms::{PlaceFault, Vm, VmSide};
+use super::vms::{Vm, VmSide};
 use crate::egress;
 use crate::invoke::{InvokeId, Nanos, VmId};
 use crate::link::{GuestFault, GuestFrame, Scratch};
@@ -27,8 +27,8 @@ impl Engine {
         now: Nanos,
     ) -> bool {
         let mut moved = false;
-        let congested = clients.iter_mut().filter(|client| client.connection.is_congested());
-        let congested: Vec<_> = congested.map(|client| client.id).collect();
+        let output_bytes_max = self.config.requests.output_bytes_max;
+        let congested: Vec<_> = clients.congested(output_bytes_max).collect();
         for place in 0..self.vms.places() {
             // Out of its place while its frames are taken: they may touch everything else.
             let Some(mut vm) = self.vms.take(place) else { continue };
@@ -39,13 +39,14 @@ impl Engine {
                 true => Ok(0),
                 false => self.take_frames(&mut vm, clients, scratch, now),
             };
+            let is_owed = vm.is_placing() || vm.is_resetting();
             self.vms.put_back(place, vm);
             moved |= self.drive_taken(now);
             match taken {
                 Ok(count) => moved |= count > 0,
                 Err(fault) => self.end_faulty(id, fault, now),
             }
-            moved |= self.take_placed(id, now);
+            moved |= is_owed && self.take_done(id, now);
         }
         moved
     }
@@ -54,7 +55,7 @@ impl Engine {
     pub(super) fn flush_vms(&mut self, now: Nanos) -> bool {
         let mut moved = false;
         let mut faulty = None;
-        for vm in self.vms.iter_mut().filter(|vm| !vm.side.is_faulty) {
+        for vm in self.vms.iter_mut().filter(|vm| !vm.side.is_faulty && !vm.is_resetting()) {
             let Vm { link, side } = vm;
             if link.backlog_bytes() > 0 {
                 // Its rings are full: connections wait, bounded by their windows.
@@ -82,10 +83,10 @@ impl Engine {
         moved
     }
 
-    /// Takes the log records of a VM whose process has ended: what programs logged before that
-    /// is delivered like any other log.
-    pub(super) fn drain_dead(&mut self, id: VmId, clients: &mut Clients, scratch: &mut Scratch) {
-        let Some(vm) = self.vms.find(id) else { return };
+    /// Takes the log records of a VM whose process has ended or which is about to be reset: what
+    /// programs logged before that is delivered like any other log.
+    pub(super) fn drain_log(&mut self, id: VmId, clients: &mut Clients, scratch: &mut Scratch) {
+        let Some(vm) = self.vms.find(id).filter(|vm| !vm.is_resetting()) else { return };
         let mut lines = Vec::new();
         // A ring it left broken is where its log ends.
         let _ = vm.link.receive(scratch, |frame| {
@@ -97,7 +98,11 @@ impl Engine {
         });
         for ((invoke, realtime_nanos, sequence, has_more), text) in lines {
             let line = log::Line { realtime_nanos, sequence, text: &text };
-            self.take_line((id, invoke), line, has_more, clients);
+            if !self.take_line((id, invoke), line, has_more, clients)
+                && let Some(vm) = self.vms.find(id)
+            {
+                vm.side.take_late_line(invoke, line, has_more);
+            }
         }
     }
 
@@ -108,10 +113,11 @@ impl Engine {
         scratch: &mut Scratch,
         now: Nanos,
     ) -> Result<usize, GuestFault> {
-        let Vm { link, side } = vm;
-        if side.is_faulty || link.is_quiet() {
+        // What a guest said before it was reset, and nobody took by then, is dropped.
+        if vm.side.is_faulty || vm.is_resetting() || vm.link.is_quiet() {
             return Ok(0);
         }
+        let Vm { link, side } = vm;
         link.receive(scratch, |frame| self.take_frame(side, clients, frame, now))
     }
 
@@ -133,12 +139,14 @@ impl Engine {
                 self.taken.push(Event::Ready { vm });
                 Ok(())
             }
-            GuestFrame::Ready { .. } => Err(GuestFault::Stranger),
+            // Only who makes snapshots asks for the latter.
+            GuestFrame::Ready { .. } | GuestFrame::Prepared { .. } => Err(GuestFault::Stranger),
             GuestFrame::Response { invoke, bytes } => {
                 self.take_response((vm, InvokeId(invoke)), bytes, clients)
             }
             GuestFrame::Outcome { container, invoke, outcome } => {
                 let invoke = InvokeId(invoke);
+                side.worked_nanos = now;
                 self.taken.push(Event::OutcomeArrived { vm, invoke, status: outcome.status });
                 if self.owner_of(invoke) != Some(vm) {
                     // Answered before, or never its own; the pool knows which.
@@ -234,25 +242,7 @@ impl Engine {
         moved
     }
 
-    fn take_placed(&mut self, id: VmId, now: Nanos) -> bool {
-        let mut moved = false;
-        while let Some(vm) = self.vms.find(id).filter(|vm| vm.is_placing()) {
-            match vm.take_placed() {
-                Ok(None) => break,
-                Ok(Some(load)) => self.drive(Event::Loaded { vm: id, load }, now, None),
-                Err(PlaceFault::Guest(fault)) => {
-                    self.end_faulty(id, fault, now);
-                    break;
-                }
-                // Its end, with the reason, is the keeper's to tell.
-                Err(PlaceFault::Vmm) => break,
-            }
-            moved = true;
-        }
-        moved
-    }
-
-    fn end_faulty(&mut self, id: VmId, fault: GuestFault, now: Nanos) {
+    pub(super) fn end_faulty(&mut self, id: VmId, fault: GuestFault, now: Nanos) {
         trace::line(format_args!("{id} is ended: {fault}"));
         if let Some(vm) = self.vms.find(id) {
             vm.side.is_faulty = true;

@@ -189,7 +189,7 @@ impl Engine {
                 Answer::Log(log) => connection.log(request, log, header.has_more()),
                 Answer::Outcome(outcome) => connection.outcome(request, &outcome),
                 Answer::Error { code, message } => connection.error(request, code, message),
-                Answer::Hello(_) | Answer::Reply(_) => Ok(()),
+                Answer::Hello(_) | Answer::Reply(_) | Answer::Attached(_) => Ok(()),
             });
             if let (Some(Err(_)), Some(client)) = (sent, client) {
                 client.connection.fail("too-slow", "answers wait and are not read");

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::clients::{ClientId, Clients};
+use super::clients::{Client, ClientId, Clients};
 use super::engine::{Engine, Hand, Marks, Running};
 use super::logging::Logging;
+use super::snapshots::describe_snapshot;
 use crate::invoke::{ClientFault, FunctionName, InvokeId, Nanos, User};
 use crate::librarian::{Job, Ticket};
 use crate::pool::{Answer, Arrival, Blame, Event, Whereabouts};
@@ -13,9 +14,14 @@ use crate::socket::Incoming;
 use crate::socket::answer::Room;
 use crate::socket::request::{Deploy, Invoke, Request};
 use crate::socket::settings::Settings;
+use crate::trace;
 
 /// Bytes of a VM's backlog above which bodies for it are left in their client's socket.
 const BACKLOG_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of a first frame's body that are always taken: pipelined requests without large bodies are
+/// bounded by their number.
+const BODY_BYTES_SMALL: usize = 4096;
 
 /// What follows from a request at once.
 enum Handled {
@@ -29,8 +35,12 @@ enum Handled {
     Reply(Vec<u8>),
     /// Its answer: it cannot be served.
     Refuse(ClientFault),
+    /// Its answer: there is no room for it now.
+    Busy(&'static str),
     /// The connection's new default.
     Logging(Rc<Logging>),
+    /// The connection goes on in shared memory.
+    Attach,
 }
 
 /// Who wants an invoke.
@@ -52,14 +62,26 @@ pub(super) struct Deploying {
     package: Vec<u8>,
 }
 
+/// A package on its way into the store.
+pub(super) struct Storing {
+    client: u64,
+    request: u64,
+    bytes: usize,
+}
+
+const PACKAGES_FULL: &str = "as many bytes of packages are being stored as may; try again later";
+
 impl Engine {
     /// Receives from every client and serves what they ask; returns whether anything moved.
     pub(super) fn serve_clients(&mut self, clients: &mut Clients, now: Nanos) -> bool {
         let mut moved = false;
+        let bridges_max = self.config.requests.shared_connections_max as usize;
+        let mut bridges = clients.bridges();
         for client in clients.iter_mut() {
-            moved |= client.receive(now);
+            moved |= client.receive(now, &mut self.metrics);
             let (id, mut logging) = (client.id, client.logging.clone());
             let may_forward = !client.is_neighbour();
+            let may_attach = !client.is_bridge() && bridges < bridges_max;
             while let Some(incoming) = client.connection.next_request() {
                 moved = true;
                 let request = incoming.id;
@@ -80,6 +102,25 @@ impl Engine {
                         self.metrics.refused(fault.code());
                         connection.error(request, fault.code(), &fault.to_string())
                     }
+                    Handled::Busy(message) => {
+                        self.metrics.refused("busy");
+                        connection.error(request, "busy", message)
+                    }
+                    // Its earlier answers first.
+                    Handled::Attach if !connection.pending_output().is_empty() => {
+                        connection.put_back();
+                        break;
+                    }
+                    Handled::Attach if !may_attach => {
+                        let message =
+                            "no more shared memory for this client; the socket serves too";
+                        connection.error(request, "busy", message)
+                    }
+                    Handled::Attach => {
+                        bridges += 1;
+                        self.attach(client, request, now);
+                        break;
+                    }
                     Handled::Logging(default) => {
                         client.logging = Some(Rc::clone(&default));
                         logging = Some(default);
@@ -92,6 +133,16 @@ impl Engine {
             }
         }
         moved
+    }
+
+    fn attach(&mut self, client: &mut Client, request: u64, now: Nanos) {
+        match client.attach(request, now) {
+            Ok(()) => self.metrics.attaches += 1,
+            Err(error) => trace::line(format_args!("a client gets no shared memory: {error}")),
+        }
+        if client.connection.has_input() {
+            client.connection.fail("malformed-frame", "a request behind attach on the socket");
+        }
     }
 
     fn serve(
@@ -107,7 +158,10 @@ impl Engine {
                 let asker = Asker { client, request: id, may_forward };
                 self.begin(asker, default, &invoke, !has_more, now)
             }
-            Request::Body(bytes) => return self.body(InvokeId(tag), bytes, !has_more, now),
+            Request::Body(bytes) => {
+                let asker = Asker { client, request: id, may_forward };
+                return self.body(asker, InvokeId(tag), (bytes, !has_more), now);
+            }
             Request::Cancel => {
                 self.cancel(InvokeId(tag), now);
                 return Handled::Open;
@@ -116,12 +170,10 @@ impl Engine {
                 Logging::new(sent).map(|logging| Handled::Logging(Rc::new(logging)))
             }
             Request::Deploy(deploy) => self.deploy((client, id), &deploy, !has_more),
-            Request::Package(bytes) => {
-                self.package(tag, bytes, !has_more);
-                return Handled::Open;
-            }
+            Request::Package(bytes) => return self.package(tag, bytes, !has_more),
             Request::List(user) => User::new(user).map(|user| self.list(user)),
             Request::Remove { user, function } => self.remove((client, id), user, function),
+            Request::Attach => return Handled::Attach,
             Request::Status => {
                 Ok(self.ask_status((client, id)).map_or(Handled::Open, Handled::Reply))
             }
@@ -137,6 +189,9 @@ impl Engine {
         ended: bool,
         now: Nanos,
     ) -> Result<Handled, ClientFault> {
+        if sent.body.len() > BODY_BYTES_SMALL && may_forward && self.is_full_of(client) {
+            return Ok(Handled::Later);
+        }
         let user = User::new(sent.user)?;
         let name = FunctionName::new(sent.function)?;
         let entry = self.catalog.find(user, name);
@@ -177,12 +232,13 @@ impl Engine {
                 log: None,
                 response_bytes: 0,
                 is_too_large: false,
+                is_overfull: false,
                 is_resolving: unresolved.is_some(),
                 marks: Marks { arrived: now, admitted: super::moment(), ..Marks::default() },
             },
         );
         if let Some(address) = unresolved {
-            self.keep_body(invoke, sent.body);
+            self.keep_body(invoke, sent.body, now);
             self.librarian.ask(Job::Resolve { shard: self.shard, invoke, address });
         } else {
             self.ask_pool(invoke, Some(Hand { invoke, body: sent.body, ended }), now);
@@ -207,16 +263,50 @@ impl Engine {
             running.marks.placed = super::moment();
         }
         if let Some(hand) = hand {
-            self.keep_body(invoke, hand.body);
+            self.keep_body(invoke, hand.body, now);
         }
     }
 
-    fn keep_body(&mut self, invoke: InvokeId, bytes: &[u8]) {
-        if let Some(running) = self.running.get_mut(&invoke)
-            && running.vm.is_none()
-        {
+    /// Keeps the first bytes of an invoke that has no VM yet, or answers it.
+    fn keep_body(&mut self, invoke: InvokeId, bytes: &[u8], now: Nanos) {
+        let is_waiting = self.running.get(&invoke).is_some_and(|running| running.vm.is_none());
+        if !is_waiting || bytes.is_empty() {
+            return;
+        }
+        if self.is_full_with(bytes) {
+            return self.overfill(invoke, now);
+        }
+        if let Some(running) = self.running.get_mut(&invoke) {
             running.body.extend_from_slice(bytes);
         }
+    }
+
+    /// Bytes of bodies that wait for VMs: of all clients or of one.
+    fn waiting_bytes(&mut self, client: Option<ClientId>) -> u64 {
+        let is_meant = |running: &&Running| client.is_none_or(|client| running.client == client);
+        let kept = self.running.values().filter(is_meant).map(|running| running.body.len());
+        let backlog = self.vms.iter_mut().filter(|_| client.is_none());
+        (kept.sum::<usize>() + backlog.map(|vm| vm.link.backlog_bytes()).sum::<usize>()) as u64
+    }
+
+    /// Whether with these bytes more would wait than may.
+    fn is_full_with(&mut self, bytes: &[u8]) -> bool {
+        let waiting = self.waiting_bytes(None) + bytes.len() as u64;
+        waiting > self.config.requests.waiting_bytes_max
+    }
+
+    /// Whether as much of this client waits as may.
+    fn is_full_of(&mut self, client: ClientId) -> bool {
+        self.waiting_bytes(Some(client)) >= self.config.requests.waiting_bytes_per_client_max
+    }
+
+    /// Answers "busy" to an invoke whose body cannot be held.
+    fn overfill(&mut self, invoke: InvokeId, now: Nanos) {
+        if let Some(running) = self.running.get_mut(&invoke) {
+            running.is_overfull = true;
+            running.body = Vec::new();
+        }
+        self.cancel(invoke, now);
     }
 
     /// The logging service's name was looked up.
@@ -246,25 +336,58 @@ impl Engine {
         }
     }
 
-    fn body(&mut self, invoke: InvokeId, bytes: &[u8], ended: bool, now: Nanos) -> Handled {
-        let Some(running) = self.running.get_mut(&invoke) else {
+    fn body(
+        &mut self,
+        asker: Asker,
+        invoke: InvokeId,
+        (bytes, ended): (&[u8], bool),
+        now: Nanos,
+    ) -> Handled {
+        let Some(running) = self.running.get(&invoke) else {
             return match self.forward_body(invoke, bytes, ended) {
                 true => Handled::Open,
                 false => Handled::Later,
             };
         };
         let Some(vm) = running.vm else {
-            running.body.extend_from_slice(bytes);
-            running.body_ended = ended;
-            return Handled::Open;
+            return self.body_without_vm(asker, invoke, (bytes, ended), now);
         };
         let Some(entry) = self.vms.find(vm) else { return Handled::Open };
         if entry.link.backlog_bytes() > BACKLOG_BYTES_MAX {
-            return Handled::Later;
+            if asker.may_forward {
+                return Handled::Later;
+            }
+            // As in `body_without_vm`.
+            if self.is_full_with(bytes) {
+                self.overfill(invoke, now);
+                return Handled::Open;
+            }
         }
-        running.body_ended = ended;
+        let Some(entry) = self.vms.find(vm) else { return Handled::Open };
         if entry.link.body(invoke.0, bytes, ended).is_err() {
             self.drive(Event::VmFault { vm, blame: Blame::Guest }, now, None);
+        }
+        Handled::Open
+    }
+
+    /// Keeps more of a body until there is a VM for it, or leaves it with the client. What another
+    /// shard sent on cannot be left: it would hold up that shard's other clients.
+    fn body_without_vm(
+        &mut self,
+        asker: Asker,
+        invoke: InvokeId,
+        (bytes, ended): (&[u8], bool),
+        now: Nanos,
+    ) -> Handled {
+        let is_full = self.is_full_with(bytes);
+        if asker.may_forward && (is_full || self.is_full_of(asker.client)) {
+            return Handled::Later;
+        }
+        if is_full {
+            self.overfill(invoke, now);
+        } else if let Some(running) = self.running.get_mut(&invoke) {
+            running.body.extend_from_slice(bytes);
+            running.body_ended = ended;
         }
         Handled::Open
     }
@@ -275,6 +398,9 @@ impl Engine {
         sent: &Deploy<'_>,
         ended: bool,
     ) -> Result<Handled, ClientFault> {
+        if !self.has_room_for_package(sent.package.len()) {
+            return Ok(Handled::Busy(PACKAGES_FULL));
+        }
         let settings = serde_json::from_str(sent.settings).map_err(|error| {
             ClientFault::BadRequest { what: format!("the settings of a deploy: {error}") }
         })?;
@@ -296,18 +422,40 @@ impl Engine {
         Ok(Handled::Tag(tag))
     }
 
-    fn package(&mut self, tag: u64, bytes: &[u8], ended: bool) {
-        let Some(deploying) = self.deploying.get_mut(&tag) else { return };
+    fn package(&mut self, tag: u64, bytes: &[u8], ended: bool) -> Handled {
+        let has_room = self.has_room_for_package(bytes.len());
+        let Some(deploying) = self.deploying.get_mut(&tag) else { return Handled::Open };
+        if !has_room {
+            self.deploying.remove(&tag);
+            return Handled::Busy(PACKAGES_FULL);
+        }
         deploying.package.extend_from_slice(bytes);
         if ended && let Some(deploying) = self.deploying.remove(&tag) {
             self.store(deploying);
         }
+        Handled::Open
     }
 
-    fn store(&self, deploying: Deploying) {
+    fn has_room_for_package(&self, bytes: usize) -> bool {
+        let incoming: usize = self.deploying.values().map(|it| it.package.len()).sum();
+        let storing: usize = self.storing.iter().map(|it| it.bytes).sum();
+        (incoming + storing + bytes) as u64 <= self.config.requests.deploy_bytes_max
+    }
+
+    fn store(&mut self, deploying: Deploying) {
         let Deploying { client, request, user, name, settings, package } = deploying;
         let ticket = Ticket { shard: self.shard, client: client.number(), request };
+        let bytes = package.len();
+        self.storing.push(Storing { client: client.number(), request, bytes });
         self.librarian.ask(Job::Deploy { ticket, user, name, settings, package });
+    }
+
+    /// The librarian has answered a request, which may be a deploy.
+    pub(super) fn stored(&mut self, client: u64, request: u64) {
+        let mut storing = self.storing.iter();
+        if let Some(at) = storing.position(|it| (it.client, it.request) == (client, request)) {
+            self.storing.swap_remove(at);
+        }
     }
 
     fn remove(
@@ -323,7 +471,10 @@ impl Engine {
     }
 
     fn list(&self, user: User) -> Handled {
-        let listing = serde_json::json!({ "functions": self.catalog.list(user) });
+        let entries = self.catalog.list(user);
+        let functions: Vec<_> = entries.iter().map(|entry| &entry.function).collect();
+        let snapshots: Vec<_> = entries.iter().map(|entry| describe_snapshot(entry)).collect();
+        let listing = serde_json::json!({ "functions": functions, "snapshots": snapshots });
         Handled::Reply(listing.to_string().into_bytes())
     }
 

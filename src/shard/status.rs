@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use abi::layout::Flavour;
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use super::clients::{ClientId, Clients};
 use super::engine::Engine;
 use crate::cell::Nursery;
 use crate::config::CoreSplit;
+use crate::maker::Tally;
 use crate::metrics;
 use crate::pool::Census;
 
@@ -20,22 +22,33 @@ use crate::pool::Census;
 pub(crate) struct NodeFacts {
     flavour: Flavour,
     cgroups: String,
+    restoring: String,
     snapshot_bytes: u64,
     boots: u64,
     shards: Vec<u32>,
     guests: Vec<u32>,
+    snapshots: Arc<Tally>,
 }
 
 impl NodeFacts {
-    pub(crate) fn new(nursery: &Nursery, cores: &CoreSplit) -> Self {
+    pub(crate) fn new(nursery: &Nursery, cores: &CoreSplit, snapshots: Arc<Tally>) -> Self {
         Self {
             flavour: nursery.flavour(),
             cgroups: nursery.cgroups().to_string(),
+            restoring: nursery.restoring().to_string(),
             snapshot_bytes: nursery.snapshot_bytes(),
             boots: nursery.boots(),
             shards: cores.shards.clone(),
             guests: cores.guests.clone(),
+            snapshots,
         }
+    }
+}
+
+impl NodeFacts {
+    /// The shards' cores and the guests'.
+    pub(super) fn cores(&self) -> (&[u32], &[u32]) {
+        (&self.shards, &self.guests)
     }
 }
 
@@ -60,6 +73,8 @@ pub(crate) struct Part {
     census: Census,
     metrics: metrics::Snapshot,
     vms: Vec<Value>,
+    /// The shard's number and how it polls.
+    polling: Vec<(u16, Value)>,
 }
 
 /// A status whose parts are being collected.
@@ -126,7 +141,8 @@ impl Engine {
         metrics.doorbells += self.vms.iter_mut().map(|vm| vm.link.rings()).sum::<u64>();
         metrics.log_dropped = self.relay.dropped();
         let (census, vms) = (self.pool.census(), self.describe_vms());
-        Part { census, metrics: metrics.snapshot(), vms }
+        let polling = vec![(self.shard, self.polls.describe())];
+        Part { census, metrics: metrics.snapshot(), vms, polling }
     }
 
     /// The status as JSON; `docs/status.md` lists its keys.
@@ -137,18 +153,22 @@ impl Engine {
             whole.census += part.census;
             whole.metrics.merge(&part.metrics);
             whole.vms.extend(part.vms);
+            whole.polling.extend(part.polling);
         }
         let report = whole.metrics.report();
         let facts = &self.facts;
+        let [made, failed, bytes, pending] = facts.snapshots.read();
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "flavour": flavour_name(facts.flavour),
             "isolation": isolation_name(facts.flavour),
             "cgroups": facts.cgroups,
+            "restore": facts.restoring,
             "snapshot_bytes": facts.snapshot_bytes,
-            "shards": facts.shards.iter().map(|core| json!({ "core": core })).collect::<Vec<_>>(),
+            "shards": describe_shards(&facts.shards, whole.polling),
             "guest_cores": facts.guests,
             "functions": self.catalog.count(),
+            "snapshots": { "made": made, "failed": failed, "bytes": bytes, "pending": pending },
             "pools": whole.census,
             "vms": whole.vms,
             "counters": report.counters,
@@ -177,6 +197,15 @@ impl Engine {
         });
         described.collect()
     }
+}
+
+/// Each shard's core and how it polls; one that had no time to answer has only a core.
+fn describe_shards(cores: &[u32], mut polling: Vec<(u16, Value)>) -> Vec<Value> {
+    let described = (0_u16..).zip(cores).map(|(shard, core)| {
+        let found = polling.iter_mut().find(|(of, _)| *of == shard);
+        json!({ "core": core, "polling": found.map(|(_, polling)| polling.take()) })
+    });
+    described.collect()
 }
 
 /// Missing system calls, the most wanted first.

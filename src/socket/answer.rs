@@ -24,6 +24,8 @@ pub mod code {
     pub const TOO_MANY_REQUESTS: &str = "too-many-requests";
     /// The request's number belongs to an open request, or is 0.
     pub const DUPLICATE_REQUEST: &str = "duplicate-request";
+    /// What is asked makes no sense now.
+    pub const BAD_REQUEST: &str = "bad-request";
 }
 
 /// The node's first frame.
@@ -77,6 +79,25 @@ impl<'a> Hello<'a> {
             requests_max: reader.u32()?,
             login: take_short(&mut reader)?,
         })
+    }
+}
+
+/// The shared memory a client asked for. Its descriptor comes with the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Bytes of the memfd.
+    pub bytes: u32,
+    /// Slots of each of its two rings.
+    pub slots: u16,
+    /// Bytes of a slot.
+    pub slot_bytes: u32,
+}
+
+impl Attached {
+    fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(payload);
+        let (bytes, slot_bytes, slots) = (reader.u32()?, reader.u32()?, reader.u16()?);
+        Ok(Self { bytes, slots, slot_bytes })
     }
 }
 
@@ -241,6 +262,8 @@ pub enum Answer<'a> {
     },
     /// Part of the JSON that answers a request that is no invoke.
     Reply(&'a [u8]),
+    /// The connection goes on in shared memory.
+    Attached(Attached),
 }
 
 /// Bytes of a reason or message that are sent; the rest is cut.
@@ -271,6 +294,12 @@ impl<'a> Answer<'a> {
                 };
                 frame::append(out, (kind::OUTCOME, flags, id), |out| outcome.encode(out))
             }
+            Self::Attached(attached) => frame::append(out, (kind::ATTACHED, flags, id), |out| {
+                out.extend_from_slice(&attached.bytes.to_le_bytes());
+                out.extend_from_slice(&attached.slot_bytes.to_le_bytes());
+                out.extend_from_slice(&attached.slots.to_le_bytes());
+                Ok(())
+            }),
             Self::Error { code, message } => frame::append(out, (kind::ERROR, flags, id), |out| {
                 put_short(out, code.as_bytes())?;
                 put_blob(out, cut(message).as_bytes())
@@ -294,6 +323,7 @@ impl<'a> Answer<'a> {
                 text: reader.rest(),
             }),
             kind::OUTCOME => Self::Outcome(Outcome::decode(payload)?),
+            kind::ATTACHED => Self::Attached(Attached::decode(payload)?),
             kind::ERROR => Self::Error { code: take_short(&mut reader)?, message: reader.text()? },
             _ => return Err(Malformed),
         })

@@ -11,6 +11,9 @@ const INPUT_BYTES_MIN: usize = 16 * 1024;
 /// Bytes that may wait for a client that does not read. A whole response fits, twice over.
 pub(super) const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Memory of an output buffer that is kept when it is empty: most answers never need more.
+const OUTPUT_BYTES_KEPT: usize = 256 * 1024;
+
 /// Bytes received and not yet used.
 pub(crate) struct Input {
     buffer: Vec<u8>,
@@ -117,6 +120,27 @@ impl Output {
         self.sent = self.sent.saturating_add(count).min(self.buffer.len());
         if self.sent == self.buffer.len() {
             self.buffer.clear();
+            self.buffer.shrink_to(OUTPUT_BYTES_KEPT);
+            self.sent = 0;
+        } else if self.buffer.capacity() > OUTPUT_BYTES_KEPT {
+            self.compact();
+            self.buffer.shrink_to(OUTPUT_BYTES_KEPT.max(2 * self.buffer.len()));
+        }
+    }
+
+    /// Bytes of memory this holds because of what waits.
+    pub(super) fn memory(&self) -> usize {
+        match self.buffer.capacity() {
+            ..=OUTPUT_BYTES_KEPT => self.pending().len(),
+            bytes => bytes,
+        }
+    }
+
+    /// Gives the room of what was sent to what follows, once that is most of it.
+    fn compact(&mut self) {
+        if self.sent > self.buffer.len() / 2 {
+            self.buffer.copy_within(self.sent.., 0);
+            self.buffer.truncate(self.buffer.len() - self.sent);
             self.sent = 0;
         }
     }
@@ -133,11 +157,7 @@ impl Output {
     /// Appends a frame. One that would not fit a frame is a mistake of ours; it is not sent.
     pub(super) fn put(&mut self, answer: &Answer<'_>, id: u64, more: bool) -> Result<(), Full> {
         self.reserve(Header::BYTES + FRAME_BYTES_MAX)?;
-        if self.sent > self.buffer.len() / 2 {
-            self.buffer.copy_within(self.sent.., 0);
-            self.buffer.truncate(self.buffer.len() - self.sent);
-            self.sent = 0;
-        }
+        self.compact();
         let appended = answer.append(&mut self.buffer, id, more);
         debug_assert!(appended.is_ok(), "callers cut what they send to a frame");
         appended.map_err(|TooLong| Full)

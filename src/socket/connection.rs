@@ -13,7 +13,7 @@
 //! protocol gets one error about request 0, and then the connection is closed.
 
 use super::Limits;
-use super::answer::{Answer, Log, OUTCOME_RESPONSE_BYTES_MAX, Outcome};
+use super::answer::{Answer, Attached, Log, OUTCOME_RESPONSE_BYTES_MAX, Outcome};
 pub use super::buffer::Full;
 use super::buffer::{Input, Output};
 use super::frame::{CHUNK_BYTES, FRAME_BYTES_MAX, Header};
@@ -91,6 +91,12 @@ impl Connection {
     #[must_use]
     pub fn output_room(&self) -> usize {
         self.output.room()
+    }
+
+    /// Bytes of memory held by answers that wait for the client.
+    #[must_use]
+    pub fn output_memory(&self) -> usize {
+        self.output.memory()
     }
 
     /// Whether so much waits for the client that nothing more of it is taken.
@@ -233,6 +239,23 @@ impl Connection {
         }
         self.open.remove(id);
         Ok(())
+    }
+
+    /// Ends a request for shared memory with what the caller made. To be sent with the descriptor
+    /// before anything else is.
+    ///
+    /// # Errors
+    /// [`Full`]: the request is still open.
+    pub fn attached(&mut self, id: u64, attached: Attached) -> Result<(), Full> {
+        self.output.put(&Answer::Attached(attached), id, false)?;
+        self.open.remove(id);
+        Ok(())
+    }
+
+    /// Whether bytes were received that are not taken yet.
+    #[must_use]
+    pub fn has_input(&self) -> bool {
+        !self.input.bytes().is_empty()
     }
 
     /// Tells the client why, and takes nothing more of it.

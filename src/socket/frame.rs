@@ -8,12 +8,14 @@
 
 use abi::wire::{Malformed, Reader};
 
+/// Version from which on a client may ask for shared memory.
+pub const VERSION_ATTACH: u16 = 2;
 /// First bytes of both hellos.
 pub const MAGIC: [u8; 8] = *b"PILOTLIT";
 /// Oldest protocol version spoken here.
 pub const VERSION_MIN: u16 = 1;
 /// Newest protocol version spoken here.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
 
 /// Bytes a frame's payload may have: what a logging service with all its credentials needs, and
 /// what a message to a guest may have.
@@ -38,6 +40,8 @@ pub mod kind {
     pub const CANCEL: u8 = 0x12;
     /// The logging service of invokes that name none.
     pub const SET_LOGGING: u8 = 0x13;
+    /// From version 2: go on in shared memory.
+    pub const ATTACH: u8 = 0x14;
     /// Store a function.
     pub const DEPLOY: u8 = 0x20;
     /// Name a user's functions.
@@ -56,6 +60,8 @@ pub mod kind {
     pub const ERROR: u8 = 0x84;
     /// Node: the answer to a request that is no invoke.
     pub const REPLY: u8 = 0x85;
+    /// Node, from version 2: the shared memory a client asked for.
+    pub const ATTACHED: u8 = 0x86;
 }
 
 /// In front of every frame.

@@ -5,7 +5,7 @@
 use super::Limits;
 use super::answer::{self, Answer, code};
 use super::buffer::{Full, Output};
-use super::frame::{FRAME_BYTES_MAX, Header, VERSION_MAX, VERSION_MIN, kind};
+use super::frame::{FRAME_BYTES_MAX, Header, VERSION_ATTACH, VERSION_MAX, VERSION_MIN, kind};
 use super::inflight::{BodyFault, InFlight, Kind, Open};
 use super::peer::Peer;
 use super::request::{Deploy, Hello, Invoke, Request};
@@ -30,7 +30,10 @@ pub struct Incoming<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Greeting,
-    Serving,
+    Serving {
+        /// The protocol version both speak.
+        version: u16,
+    },
     Closing,
 }
 
@@ -93,11 +96,23 @@ impl<'a> Gate<'a, '_> {
             | Request::Deploy(Deploy { package: bytes, .. }) => {
                 self.begin(header, request, bytes.len(), position)
             }
+            Request::Attach if !self.speaks(VERSION_ATTACH) => {
+                self.fail(code::MALFORMED_FRAME, "attach is part of version 2");
+                None
+            }
+            Request::Attach if self.open.count() > 0 => {
+                self.refuse(header.id, code::BAD_REQUEST, "attach while other requests are open")
+            }
             Request::SetLogging(_)
             | Request::List(_)
             | Request::Remove { .. }
+            | Request::Attach
             | Request::Status => self.begin(header, request, 0, position),
         }
+    }
+
+    fn speaks(&self, wanted: u16) -> bool {
+        matches!(*self.phase, Phase::Serving { version } if version >= wanted)
     }
 
     fn greet(&mut self, header: Header, payload: &[u8]) {
@@ -111,8 +126,9 @@ impl<'a> Gate<'a, '_> {
             self.fail(code::UNSUPPORTED_VERSION, &spoken);
             return;
         }
+        let version = hello.version_max.min(VERSION_MAX);
         let answer = Answer::Hello(answer::Hello {
-            version: hello.version_max.min(VERSION_MAX),
+            version,
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
             frame_bytes_max: u32::try_from(FRAME_BYTES_MAX).unwrap_or(u32::MAX),
@@ -121,7 +137,7 @@ impl<'a> Gate<'a, '_> {
             login: self.peer.login(),
         });
         match self.output.put(&answer, 0, false) {
-            Ok(()) => *self.phase = Phase::Serving,
+            Ok(()) => *self.phase = Phase::Serving { version },
             Err(Full) => *self.phase = Phase::Closing,
         }
     }
@@ -200,6 +216,7 @@ impl<'a> Gate<'a, '_> {
             | Request::Body(_)
             | Request::Package(_)
             | Request::Cancel
+            | Request::Attach
             | Request::Status => request,
         })
     }
@@ -232,6 +249,7 @@ fn kind_of(request: &Request<'_>) -> Kind {
         | Request::SetLogging(_)
         | Request::List(_)
         | Request::Remove { .. }
+        | Request::Attach
         | Request::Status => Kind::Short,
     }
 }

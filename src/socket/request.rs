@@ -107,6 +107,8 @@ pub enum Request<'a> {
     },
     /// Counters and pools.
     Status,
+    /// Go on in shared memory.
+    Attach,
 }
 
 impl<'a> Request<'a> {
@@ -120,6 +122,7 @@ impl<'a> Request<'a> {
             Self::List(_) => kind::LIST,
             Self::Remove { .. } => kind::REMOVE,
             Self::Status => kind::STATUS,
+            Self::Attach => kind::ATTACH,
         }
     }
 
@@ -136,7 +139,7 @@ impl<'a> Request<'a> {
         match self {
             Self::Invoke(invoke) => invoke.encode(out)?,
             Self::Body(bytes) | Self::Package(bytes) => out.extend_from_slice(bytes),
-            Self::Cancel | Self::Status => {}
+            Self::Cancel | Self::Status | Self::Attach => {}
             Self::SetLogging(logging) => logging.encode(out)?,
             Self::Deploy(deploy) => {
                 put_short(out, deploy.user.as_bytes())?;
@@ -177,6 +180,7 @@ impl<'a> Request<'a> {
                 Self::Remove { user: take_short(&mut reader)?, function: take_short(&mut reader)? }
             }
             kind::STATUS => Self::Status,
+            kind::ATTACH => Self::Attach,
             _ => return Err(Malformed),
         };
         if reader.rest().is_empty() && !header.has_more() { Ok(request) } else { Err(Malformed) }

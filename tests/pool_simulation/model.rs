@@ -3,15 +3,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a number that does not fit fails the test, as it should")]
 
+#[path = "checks.rs"]
+mod checks;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use abi::frame::code::INLINE_BYTES_MAX;
 use pilotlight::config::PoolLimits;
 use pilotlight::credential::ActiveKey;
-use pilotlight::invoke::{BusyReason, ContainerId, Contract, InvokeId, Nanos, Status, User, VmId};
+use pilotlight::invoke::{
+    BusyReason, ContainerId, Contract, Freshness, InvokeId, Nanos, Status, User, VmId,
+};
 use pilotlight::pool::{
     Answer, Arrival, Blame, Effect, Event, FunctionFacts, KeyState, LoadId, PackageRef, Place,
-    Pool, RetireReason, Whereabouts,
+    Pool, ResetId, RetireReason,
 };
 
 /// The model of one pool.
@@ -29,6 +34,8 @@ pub(crate) struct Model {
     waiting: BTreeSet<InvokeId>,
     /// How often each kind of answer was given.
     pub(crate) answers: BTreeMap<&'static str, u64>,
+    /// How often what else is to be simulated came about.
+    pub(crate) sights: BTreeMap<&'static str, u64>,
 }
 
 struct Vm {
@@ -37,7 +44,18 @@ struct Vm {
     containers: BTreeMap<ContainerId, Container>,
     loads: BTreeMap<LoadId, Load>,
     load_last: u64,
+    /// What lies in the window: package, offset, end. A reset leaves it there.
+    window: Vec<(PackageRef, u64, u64)>,
     window_end: u64,
+    /// Whether the guest was given something of the window since its restore or reset.
+    is_window_seen: bool,
+    reset: ResetId,
+    /// Whether the guest knows whose it is.
+    is_told: bool,
+    /// Invokes that entered it, also those that were never sent, since its restore or reset.
+    entered: BTreeSet<InvokeId>,
+    /// One of them is of freshness `vm`.
+    is_spent: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +63,19 @@ enum State {
     Starting,
     Warm,
     Active(ActiveKey),
+    Resetting(ActiveKey),
+    Waking(ActiveKey),
     Leaving,
+}
+
+impl State {
+    /// Whose the VM is.
+    fn key(self) -> Option<ActiveKey> {
+        match self {
+            Self::Active(key) | Self::Resetting(key) | Self::Waking(key) => Some(key),
+            Self::Starting | Self::Warm | Self::Leaving => None,
+        }
+    }
 }
 
 struct Container {
@@ -82,6 +112,7 @@ impl Model {
             loading: BTreeMap::new(),
             waiting: BTreeSet::new(),
             answers: BTreeMap::new(),
+            sights: BTreeMap::new(),
         }
     }
 
@@ -93,6 +124,10 @@ impl Model {
     /// VMs that are not gone.
     pub(crate) fn vms(&self) -> Vec<VmId> {
         self.vms.keys().copied().collect()
+    }
+
+    fn sight(&mut self, name: &'static str) {
+        *self.sights.entry(name).or_default() += 1;
     }
 
     /// Follows one step and checks it.
@@ -145,8 +180,23 @@ impl Model {
                 }
             }
             Event::Ready { vm } => {
-                if let Some(vm) = self.vms.get_mut(&vm).filter(|vm| vm.state == State::Starting) {
-                    vm.state = State::Warm;
+                if let Some(vm) = self.vms.get_mut(&vm) {
+                    match vm.state {
+                        State::Starting => vm.state = State::Warm,
+                        State::Waking(key) => vm.state = State::Active(key),
+                        State::Warm | State::Active(_) | State::Resetting(_) | State::Leaving => {}
+                    }
+                }
+            }
+            Event::ResetDone { vm, reset, .. } => {
+                let named = self.vms.get_mut(&vm);
+                if let Some(vm) = named
+                    && let State::Resetting(key) = vm.state
+                {
+                    match vm.reset == reset {
+                        true => vm.state = State::Waking(key),
+                        false => self.sight("late reset"),
+                    }
                 }
             }
             Event::Loaded { vm, load } => {
@@ -156,7 +206,9 @@ impl Model {
             }
             Event::LoadFailed { vm, load } => {
                 if self.active_load(vm, load).is_some_and(|load| !load.is_there) {
-                    self.vms.get_mut(&vm).unwrap().loads.remove(&load);
+                    let vm = self.vms.get_mut(&vm).unwrap();
+                    let package = vm.loads.remove(&load).unwrap().package;
+                    vm.window.retain(|(other, ..)| *other != package);
                 }
             }
             Event::OutcomeArrived { vm, invoke, .. } => return self.hear_outcome(vm, invoke),
@@ -181,14 +233,17 @@ impl Model {
     }
 
     fn hear_outcome(&mut self, vm: VmId, invoke: InvokeId) -> Vec<Effect> {
-        let state = self.vms.get(&vm).map(|vm| vm.state);
-        if !matches!(state, Some(State::Active(_))) {
+        let Some(spoken) = self.vms.get(&vm).filter(|vm| vm.state.key().is_some()) else {
             return vec![];
-        }
+        };
+        let reset = ResetId(spoken.reset.0 + 1);
+        let is_spent = spoken.is_spent && !self.is_stopping;
         let sent = self.invokes.get(&invoke).and_then(|invoke| invoke.sent);
         match sent {
             Some((place, _)) if place == vm => {
-                vec![Effect::Answer { invoke, answer: Answer::Outcome }]
+                let answer = Effect::Answer { invoke, answer: Answer::Outcome };
+                let reset = is_spent.then_some(Effect::Reset { vm, reset });
+                [answer].into_iter().chain(reset).collect()
             }
             _ => vec![Effect::Retire { vm, reason: RetireReason::Fault(Blame::Guest) }],
         }
@@ -199,6 +254,15 @@ impl Model {
         match *effect {
             Effect::Spawn { vm } => self.follow_spawn(vm, now),
             Effect::Assign { vm, invoke, key } => self.follow_assign(vm, invoke, key),
+            Effect::Reassign { vm, invoke, key } => {
+                assert_eq!(self.invokes[&invoke].arrival.key, key, "for another key");
+                let vm = self.active(vm);
+                assert_eq!(vm.state, State::Active(key), "a VM serves one user");
+                assert!(!vm.is_told && vm.reset > ResetId(0), "it knows already");
+                vm.is_told = true;
+                self.sight("reassigned");
+            }
+            Effect::Reset { vm, reset } => self.follow_reset(vm, reset, now),
             Effect::Load { vm, package, load, place } => {
                 self.follow_load(vm, package, load, place);
             }
@@ -233,7 +297,10 @@ impl Model {
                 let released = self.active(vm).containers.remove(&container).expect("a container");
                 assert_eq!(released.busy, None, "released under an invoke");
             }
-            Effect::Retire { vm, .. } => {
+            Effect::Retire { vm, reason } => {
+                if reason == RetireReason::ResetTimeout {
+                    self.sight("reset timeout");
+                }
                 let vm = self.vms.get_mut(&vm).expect("not gone");
                 if vm.state != State::Leaving {
                     vm.state = State::Leaving;
@@ -255,6 +322,44 @@ impl Model {
         vm
     }
 
+    /// A VM is put back: nothing runs in it, and its guest will know nothing.
+    fn follow_reset(&mut self, vm: VmId, reset: ResetId, now: Nanos) {
+        assert!(!self.is_stopping, "reset although stopping");
+        let is_there = |open: &Invoke| open.sent.is_some_and(|(place, _)| place == vm);
+        assert!(!self.invokes.values().any(is_there), "reset under an invoke");
+        self.sight("reset");
+        let vm = self.active(vm);
+        let State::Active(key) = vm.state else { unreachable!() };
+        assert!(vm.is_spent && vm.entered.len() == 1, "reset without need");
+        assert_eq!(reset, ResetId(vm.reset.0 + 1), "resets are counted");
+        (vm.state, vm.since, vm.reset) = (State::Resetting(key), now, reset);
+        vm.containers.clear();
+        // What was on its way may never have been placed.
+        let coming: Vec<_> =
+            vm.loads.values().filter(|load| !load.is_there).map(|load| load.package).collect();
+        vm.window.retain(|(package, ..)| !coming.contains(package));
+        vm.loads.clear();
+        vm.entered.clear();
+        (vm.is_window_seen, vm.is_told, vm.is_spent) = (false, false, false);
+    }
+
+    /// An invoke goes into a VM, whether it can be sent yet or not.
+    fn enter(&mut self, invoke: InvokeId, vm: VmId) {
+        let is_alone = self.invokes[&invoke].arrival.facts.freshness == Freshness::Vm;
+        let function = self.invokes[&invoke].arrival.facts.function;
+        let vm = self.active(vm);
+        if !vm.entered.insert(invoke) {
+            return;
+        }
+        assert!(vm.is_told, "into a VM that does not know whose it is");
+        assert!(!vm.is_spent, "behind or beside an invoke of freshness vm");
+        assert!(!is_alone || vm.entered.len() == 1, "freshness vm behind or beside another");
+        let mut others = vm.containers.values();
+        let has_others = others.any(|container| container.facts.function != function);
+        assert!(!is_alone || !has_others, "freshness vm beside another's container");
+        vm.is_spent = is_alone;
+    }
+
     fn follow_spawn(&mut self, vm: VmId, now: Nanos) {
         assert!(!self.is_stopping, "starts although stopping");
         assert!(vm.0 > self.last_vm, "a VM's number is used once");
@@ -268,7 +373,13 @@ impl Model {
                 containers: BTreeMap::new(),
                 loads: BTreeMap::new(),
                 load_last: 0,
+                window: Vec::new(),
                 window_end,
+                is_window_seen: false,
+                reset: ResetId(0),
+                is_told: false,
+                entered: BTreeSet::new(),
+                is_spent: false,
             },
         );
         assert!(self.vms.len() <= usize::try_from(self.limits.vms_max).unwrap(), "no slot");
@@ -285,12 +396,13 @@ impl Model {
         let vm = self.vms.get_mut(&vm).expect("not gone");
         assert_eq!(vm.state, State::Warm, "a VM serves one user");
         vm.state = State::Active(key);
+        vm.is_told = true;
         let of_user = self.count_of(&key.user);
         assert!(of_user <= self.limits.vms_per_user_max, "beyond the user's limit");
     }
 
     fn count_of(&self, user: &User) -> u32 {
-        let is_of_user = |vm: &&Vm| matches!(vm.state, State::Active(key) if key.user == *user);
+        let is_of_user = |vm: &&Vm| vm.state.key().is_some_and(|key| key.user == *user);
         u32::try_from(self.vms.values().filter(is_of_user).count()).unwrap()
     }
 
@@ -299,6 +411,7 @@ impl Model {
         let facts = self.facts.values().find(|facts| facts.package == package).expect("known");
         let bytes = facts.package_bytes;
         let is_inline = bytes <= u64::try_from(INLINE_BYTES_MAX).unwrap();
+        let mut sight = None;
         let vm = self.active(vm);
         assert!(load.0 > vm.load_last, "a load's number is used once");
         vm.load_last = load.0;
@@ -306,16 +419,32 @@ impl Model {
         match place {
             Place::Inline => assert!(is_inline, "too large for the ring"),
             Place::Window { offset } => {
+                let end = offset + bytes;
                 assert!(!is_inline && offset.is_multiple_of(4096), "window");
-                assert!(offset >= vm.window_end, "window given out twice");
-                vm.window_end = offset + bytes;
-                let end = limits.window_start + limits.window_bytes;
-                assert!(vm.window_end <= end, "beyond the window");
+                assert!(offset >= limits.window_start, "over the root image");
+                assert!(end <= limits.window_start + limits.window_bytes, "beyond the window");
+                let is_over = |(_, at, until): &(_, u64, u64)| *at < end && offset < *until;
+                let is_free = !vm.window.iter().any(is_over);
+                assert!(is_free || !vm.is_window_seen, "its guest may look at what lies there");
+                vm.window.retain(|lying| !is_over(lying));
+                vm.window.push((package, offset, end));
+                (vm.window_end, vm.is_window_seen) = (end, true);
+                sight = (!is_free).then_some("window begun anew");
+            }
+            Place::Placed { offset } => {
+                let mut lying = vm.window.iter();
+                let is_it = lying.any(|(other, at, _)| (*other, *at) == (package, offset));
+                assert!(!is_inline && is_it, "it does not lie there");
+                vm.is_window_seen = true;
+                sight = Some("still placed");
             }
         }
         vm.loads.insert(load, Load { package, is_there: false });
         let count = u32::try_from(vm.loads.len()).unwrap();
         assert!(count <= limits.packages_per_vm, "too many packages");
+        if let Some(name) = sight {
+            self.sight(name);
+        }
     }
 
     fn follow_dispatch(&mut self, vm: VmId, container: ContainerId, invoke: InvokeId) {
@@ -323,13 +452,12 @@ impl Model {
         assert_eq!(open.sent, None, "sent twice");
         open.sent = Some((vm, container));
         let arrival = open.arrival;
+        self.enter(invoke, vm);
         let vm = self.active(vm);
         assert_eq!(vm.state, State::Active(arrival.key), "into another key's VM");
         let container = vm.containers.get_mut(&container).expect("a container");
         assert_eq!(container.busy, None, "two invokes in one container");
         assert_eq!(container.facts, arrival.facts, "another function's container");
-        let is_fresh = container.invokes == 0;
-        assert!(is_fresh || arrival.facts.contract == Contract::Stream, "a process used twice");
         container.busy = Some(invoke);
         container.invokes += 1;
     }
@@ -397,174 +525,11 @@ impl Model {
             assert_eq!(container.busy, Some(open.arrival.invoke), "its own container");
             container.busy = None;
             let is_clean = matches!(event, Event::OutcomeArrived { status: Status::Exited, .. });
-            // A process that ended badly, or that serves one request only, must not stay.
-            if !is_clean {
+            // A resident process that ended badly must not stay; one that is rewound may end as it
+            // likes.
+            if !is_clean && container.facts.contract == Contract::Stream {
                 container.invokes = u64::MAX - 1;
             }
-        }
-    }
-
-    /// Every open invoke is where it should be, and none is overdue after the clock was looked at.
-    fn check_invokes(&mut self, pool: &Pool, now: Nanos, is_tick: bool) {
-        self.loading.clear();
-        self.waiting.clear();
-        for (id, open) in &self.invokes {
-            let place = pool.whereabouts(*id);
-            let deadline = open.arrival.deadline_nanos;
-            let limit = match (place, open.sent) {
-                (Some(Whereabouts::Waiting), None) => {
-                    self.waiting.insert(*id);
-                    deadline.min(open.arrived.saturating_add(self.limits.queue_wait_nanos))
-                }
-                (Some(Whereabouts::Loading { vm }), None) => {
-                    self.loading.insert(*id, vm);
-                    deadline
-                }
-                (Some(Whereabouts::Running { vm, container }), Some(sent)) => {
-                    assert_eq!((vm, container), sent, "runs where it was sent");
-                    assert_eq!(pool.place_of(*id), Some(sent));
-                    deadline.saturating_add(self.limits.deadline_grace_nanos)
-                }
-                (None, _) => panic!("{id} was forgotten"),
-                other => panic!("{id} is nowhere: {other:?}"),
-            };
-            assert!(!is_tick || limit > now, "{id} is overdue");
-            if let Some((vm, _)) = open.sent {
-                let state = self.vms.get(&vm).map(|vm| vm.state);
-                assert_eq!(state, Some(State::Active(open.arrival.key)), "{id} in a lost VM");
-            }
-        }
-        for vm in self.vms.values().filter(|vm| matches!(vm.state, State::Active(_))) {
-            for container in vm.containers.values().filter(|c| c.busy.is_none()) {
-                let stays = container.facts.contract == Contract::Stream;
-                assert!(stays && container.invokes < u64::MAX - 1, "a used process stays");
-            }
-        }
-    }
-
-    fn check_counts(&self, pool: &Pool) {
-        let census = pool.census();
-        let count = |is: fn(&Vm) -> bool| {
-            u32::try_from(self.vms.values().filter(|vm| is(vm)).count()).unwrap()
-        };
-        assert_eq!(census.starting, count(|vm| vm.state == State::Starting), "starting");
-        assert_eq!(census.warm, count(|vm| vm.state == State::Warm), "warm");
-        assert_eq!(census.leaving, count(|vm| vm.state == State::Leaving), "leaving");
-        let active = count(|vm| matches!(vm.state, State::Active(_)));
-        assert_eq!(census.assigned + census.invoking, active, "active");
-        assert_eq!(usize::try_from(census.waiting), Ok(self.waiting.len()), "waiting");
-        let open = u32::try_from(self.invokes.len()).unwrap();
-        assert_eq!(census.waiting + census.running, open, "every invoke is somewhere");
-        assert!(
-            census.running <= self.limits.inflight_max && census.waiting <= self.limits.queue_max
-        );
-    }
-
-    /// Containers of a VM taken by invokes, those that wait for a package too, and their memory.
-    fn taken(&self, id: VmId, vm: &Vm) -> (u32, u32) {
-        let busy = vm.containers.values().filter(|c| c.busy.is_some());
-        let loading = self.loading.iter().filter(|(_, place)| **place == id);
-        let loading = loading.map(|(invoke, _)| self.invokes[invoke].arrival.facts.memory_mib);
-        let taken = busy.map(|container| container.facts.memory_mib).chain(loading);
-        taken.fold((0, 0), |(count, memory), mib| (count + 1, memory + mib))
-    }
-
-    fn check_published(&self) {
-        let mut expected: BTreeMap<u64, KeyState> = BTreeMap::new();
-        for (id, vm) in &self.vms {
-            let State::Active(key) = vm.state else {
-                continue;
-            };
-            let (count, memory) = self.taken(*id, vm);
-            let has_room =
-                count < self.limits.containers_per_vm && memory < self.limits.memory_mib_max;
-            let state = expected.entry(key.fingerprint()).or_insert(KeyState::Full);
-            if has_room {
-                *state = KeyState::Room;
-            }
-        }
-        for (key, state) in &self.published {
-            let wanted = expected.remove(key).unwrap_or(KeyState::Absent);
-            assert_eq!(*state, wanted, "published for {key:x}");
-        }
-        assert!(expected.is_empty(), "not published: {expected:?}");
-        let warm = self.vms.values().filter(|vm| vm.state == State::Warm).count();
-        assert_eq!(usize::try_from(self.published_warm), Ok(warm), "warm VMs published");
-    }
-
-    fn check_nobody_waits_in_vain(&self) {
-        let running = self.invokes.len() - self.waiting.len();
-        if self.waiting.is_empty() || running >= usize::try_from(self.limits.inflight_max).unwrap()
-        {
-            return;
-        }
-        let has_warm = self.vms.values().any(|vm| vm.state == State::Warm);
-        for id in &self.waiting {
-            let arrival = &self.invokes[id].arrival;
-            let user = &arrival.key.user;
-            let user_has_room = self.count_of(user) < self.limits.vms_per_user_max
-                || self.vms.iter().any(|(id, vm)| {
-                    let is_of_user = matches!(vm.state, State::Active(key) if key.user == *user);
-                    is_of_user && self.taken(*id, vm).0 == 0
-                });
-            assert!(!(has_warm && user_has_room), "{id} waits though a VM is warm");
-            for (place, vm) in &self.vms {
-                let is_its_own = vm.state == State::Active(arrival.key);
-                assert!(
-                    !is_its_own || !self.fits(*place, vm, &arrival.facts),
-                    "{id} waits in vain"
-                );
-            }
-        }
-    }
-
-    fn fits(&self, id: VmId, vm: &Vm, facts: &FunctionFacts) -> bool {
-        let mut idle = vm.containers.values().filter(|c| c.busy.is_none());
-        if idle.any(|container| container.facts.function == facts.function) {
-            return true;
-        }
-        let (count, memory) = self.taken(id, vm);
-        let has_package = vm.loads.values().any(|load| load.package == facts.package);
-        let is_inline = facts.package_bytes <= u64::try_from(INLINE_BYTES_MAX).unwrap();
-        let start = vm.window_end.next_multiple_of(4096);
-        let window = self.limits.window_start + self.limits.window_bytes;
-        let end = start + facts.package_bytes.next_multiple_of(4096);
-        let is_spare = |(id, load): (&LoadId, &Load)| {
-            let mut containers = vm.containers.values();
-            load.is_there && containers.all(|c| c.load != *id || c.busy.is_none())
-        };
-        let has_entry = u32::try_from(vm.loads.len()).unwrap() < self.limits.packages_per_vm
-            || vm.loads.iter().any(is_spare);
-        count < self.limits.containers_per_vm
-            && memory + facts.memory_mib <= self.limits.memory_mib_max
-            && (has_package || (has_entry && (is_inline || end <= window)))
-    }
-
-    /// The pool asks to be woken in time for everything it owes.
-    fn check_alarm(&self, pool: &Pool, now: Nanos, is_tick: bool) {
-        let wake = pool.next_wake().unwrap_or(Nanos::MAX);
-        assert!(!is_tick || wake > now, "a tick leaves nothing due");
-        let limits = &self.limits;
-        for (id, open) in &self.invokes {
-            let deadline = open.arrival.deadline_nanos;
-            let limit = match (open.sent, open.cancelled) {
-                (None, _) if self.waiting.contains(id) => {
-                    deadline.min(open.arrived.saturating_add(limits.queue_wait_nanos))
-                }
-                (None, _) => deadline,
-                (Some(_), None) => deadline.saturating_add(limits.deadline_grace_nanos),
-                (Some(_), Some(since)) => since.max(deadline) + limits.deadline_grace_nanos,
-            };
-            assert!(wake <= limit, "{id} would be answered too late");
-        }
-        for (id, vm) in &self.vms {
-            let limit = match vm.state {
-                State::Starting => vm.since + limits.spawn_timeout_nanos,
-                State::Leaving => Nanos::MAX,
-                State::Active(_) | State::Warm => Nanos::MAX,
-            };
-            assert!(wake <= limit, "{id} would be given up too late");
-            assert!(vm.state != State::Leaving || wake != Nanos::MAX, "{id} is forgotten");
         }
     }
 }

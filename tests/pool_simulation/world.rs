@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use pilotlight::config::PoolLimits;
 use pilotlight::credential::ActiveKey;
-use pilotlight::invoke::{Contract, InvokeId, Nanos, Status, User, VmId};
+use pilotlight::invoke::{Contract, Freshness, InvokeId, Nanos, Status, User, VmId};
 use pilotlight::pool::{
-    Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, LoadId, PackageRef, Pool,
+    Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, LoadId, PackageRef, Pool, ResetId,
 };
 
 use crate::model::Model;
@@ -153,6 +153,22 @@ impl World {
                     self.schedule(Event::Ready { vm }, MILLI, 20 * MILLI);
                 }
             }
+            Effect::Reset { vm, reset } => {
+                if self.random.chance(self.chaos.failed / 4) {
+                    let blame = Blame::Host;
+                    self.schedule(Event::VmFault { vm, blame }, 0, 5 * MILLI);
+                } else {
+                    let dirty_pages = self.random.small(0, 100);
+                    let done = Event::ResetDone { vm, reset, dirty_pages };
+                    self.schedule(done, 0, 2 * MILLI);
+                    // So late that another reset may be under way.
+                    if self.random.chance(5 * self.chaos.repeated) {
+                        self.schedule(done, 0, 60 * MILLI);
+                    }
+                    // Mostly behind it.
+                    self.schedule(Event::Ready { vm }, 19 * MILLI / 10, 8 * MILLI);
+                }
+            }
             Effect::Load { vm, load, .. } => {
                 let has_failed = self.random.chance(self.chaos.failed);
                 let event = if has_failed {
@@ -183,6 +199,7 @@ impl World {
                 self.schedule(Event::VmGone { vm, blame: Blame::Nobody }, 0, 20 * MILLI);
             }
             Effect::Assign { .. }
+            | Effect::Reassign { .. }
             | Effect::Forget { .. }
             | Effect::Acquire { .. }
             | Effect::Release { .. }
@@ -231,6 +248,7 @@ impl World {
     }
 
     fn draw_lie(&mut self, vm: VmId) -> Option<Event> {
+        let reset = ResetId(self.random.small(0, 3));
         let open = self.model.open();
         let old = InvokeId(self.random.between(1, self.next_invoke));
         let invoke = self.random.pick(&open).filter(|_| self.random.chance(700)).unwrap_or(old);
@@ -240,6 +258,7 @@ impl World {
             Event::Loaded { vm, load },
             Event::LoadFailed { vm, load },
             Event::Ready { vm },
+            Event::ResetDone { vm, reset, dirty_pages: 0 },
             Event::SpawnFailed { vm },
             Event::Cancel { invoke },
         ])
@@ -283,6 +302,7 @@ fn draw_limits(random: &mut Random) -> PoolLimits {
         spawn_backoff_min_nanos: random.between(1, 20) * MILLI,
         spawn_backoff_max_nanos: random.between(20, 200) * MILLI,
         load_timeout_nanos: random.between(5, 60) * MILLI,
+        reset_timeout_nanos: random.between(5, 60) * MILLI,
         deadline_grace_nanos: random.between(1, 20) * MILLI,
         retire_patience_nanos: random.between(10, 60) * MILLI,
         memory_mib_max: random.small(64, 256),
@@ -293,6 +313,8 @@ fn draw_limits(random: &mut Random) -> PoolLimits {
 
 fn draw_function(random: &mut Random, number: u32) -> FunctionFacts {
     let contract = if random.chance(500) { Contract::Stream } else { Contract::Program };
+    let kinds = [Freshness::Reuse, Freshness::Fork, Freshness::Vm];
+    let freshness = random.pick(&kinds).expect("one of three");
     // Packages follow from their number, so that functions may share one.
     let package = random.small(0, 4);
     let package_bytes = [3_000, 64 * 1024, 100_000, 300_001, 1_000_000][package as usize];
@@ -301,6 +323,7 @@ fn draw_function(random: &mut Random, number: u32) -> FunctionFacts {
         package: PackageRef(package),
         package_bytes,
         contract,
+        freshness,
         memory_mib: random.small(8, 100),
     }
 }

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Timeout of functions whose end is not what the test is about.
 const TIMEOUT_MILLIS: u64 = 60_000;
+
+/// How long a client in shared memory polls: long enough to be found polling, and asleep.
+const CLIENT_POLL: Duration = Duration::from_micros(20);
 
 /// A running node.
 pub(crate) struct TestNode {
@@ -59,9 +62,30 @@ impl TestNode {
         self.state.path()
     }
 
-    /// A client that may act for every user.
+    /// A client that may act for every user; in shared memory in tests/over_shared_memory.rs.
     pub(crate) fn client(&self) -> Client {
+        let mut client = self.socket_client();
+        if env!("CARGO_CRATE_NAME") == "over_shared_memory" {
+            client.attach(CLIENT_POLL).unwrap();
+        }
+        client
+    }
+
+    /// One that stays with its socket.
+    pub(crate) fn socket_client(&self) -> Client {
         self.node.as_ref().unwrap().client().unwrap()
+    }
+
+    /// Lets other processes connect, and tests as such.
+    pub(crate) fn listen(&mut self) -> PathBuf {
+        let socket = self.state().join("node.sock");
+        self.node.as_mut().unwrap().listen(&socket).unwrap();
+        socket
+    }
+
+    /// Ends it, whatever runs.
+    pub(crate) fn stop(&mut self) {
+        drop(self.node.take());
     }
 
     /// A client, once the warming pool is as full as it is to be.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use abi::frame::log::Line;
 use glommio::LocalExecutorBuilder;
 use glommio::timer::sleep;
+use pilotlight::invoke::{FunctionName, User};
 use pilotlight::log::{Account, Destination, InvokeLog, Limits, Origin, Pem, Relay};
 use pilotlight::signal::Signal;
 
@@ -71,8 +72,9 @@ pub(crate) fn destination_tls(
 }
 
 /// Whose records the tests send.
-pub(crate) fn origin() -> Origin<'static> {
-    Origin { user: "ada", function: "thumbnail", vm: 7, invoke: 0x4d2 }
+pub(crate) fn origin() -> Origin {
+    let (user, function) = (User::new("ada").unwrap(), FunctionName::new("thumbnail").unwrap());
+    Origin { user, function, vm: 7, invoke: 0x4d2 }
 }
 
 /// One line of a program.

@@ -10,6 +10,7 @@ use crate::snapshot::{Run, join_runs};
 use abi::control::PageFinder;
 use abi::layout::PAGE_BYTES;
 use rustix::fs::{Mode, OFlags};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::ffi::c_ulong;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -77,8 +78,7 @@ pub(crate) struct Pagemap {
 impl Pagemap {
     /// Opens the map and finds out what the host can tell of it.
     pub(crate) fn open(ram: &Ram) -> Self {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let Ok(file) = rustix::fs::open("/proc/self/pagemap", flags, Mode::empty()) else {
+        let Ok(file) = open_unprivileged() else {
             return Self { file: None, finder: PageFinder::Everything };
         };
         let mut map = Self { file: Some(file), finder: PageFinder::Everything };
@@ -113,6 +113,17 @@ impl Pagemap {
             }
         }
     }
+}
+
+/// Who opens the map with privileges is shown physical addresses, which a VMM that was taken over
+/// must not see.
+fn open_unprivileged() -> io::Result<OwnedFd> {
+    let before = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { effective: CapabilitySet::empty(), ..before })?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open("/proc/self/pagemap", flags, Mode::empty());
+    set_capabilities(None, before)?;
+    Ok(file?)
 }
 
 fn number(bytes: u64) -> u32 {

@@ -320,6 +320,14 @@ impl Vcpu {
     }
 }
 
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        // The shared page goes with the vCPU; a signal may still come, on this thread.
+        // ordering: relaxed; read by the handler in this same thread.
+        IMMEDIATE_EXIT.store(null_mut(), Ordering::Relaxed);
+    }
+}
+
 fn classify(exit: Result<VcpuExit<'_>, vmm_sys_util::errno::Error>) -> Result<Exit, Gone> {
     match exit {
         Ok(VcpuExit::Hlt) => Ok(Exit::Halt),

@@ -36,6 +36,7 @@ thread_local! {
     static VECTOR_REGISTER: Cell<u64> = const { Cell::new(0) };
     static OUTS: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
     static HALTS: Cell<u64> = const { Cell::new(0) };
+    static ASLEEP: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
 }
 
 /// Gives this thread a new machine with `ram_bytes` of RAM; the old one's memory leaks.
@@ -143,6 +144,11 @@ pub fn halt_count() -> u64 {
     HALTS.get()
 }
 
+/// What happens during the next halt, before it ends.
+pub fn during_halt(happens: impl FnOnce() + 'static) {
+    ASLEEP.set(Some(Box::new(happens)));
+}
+
 /// Sets the one register the stand-in for extended state has.
 pub fn set_vector_register(value: u64) {
     VECTOR_REGISTER.set(value);
@@ -187,7 +193,7 @@ fn pages(bytes: u64) -> *mut u8 {
 
 /// Instructions the host cannot execute for us.
 pub(crate) mod instruction {
-    use super::{HALTS, OUTS, TSC, VECTOR_REGISTER};
+    use super::{ASLEEP, HALTS, OUTS, TSC, VECTOR_REGISTER};
 
     pub(crate) fn tsc() -> u64 {
         TSC.get()
@@ -199,6 +205,9 @@ pub(crate) mod instruction {
 
     pub(crate) fn halt() {
         HALTS.set(HALTS.get() + 1);
+        if let Some(happens) = ASLEEP.take() {
+            happens();
+        }
     }
 
     pub(crate) fn load_root(_root: u64) {}

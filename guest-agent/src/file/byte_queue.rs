@@ -18,6 +18,8 @@ use crate::memory::transfer::{Sink, Source};
 
 /// Storage a queue starts with.
 const FIRST_BYTES: usize = 4096;
+/// Storage that stays when a queue is emptied.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// First in, first out, at most `limit` bytes.
 #[derive(Debug)]
@@ -69,8 +71,11 @@ impl ByteQueue {
         self.limit
     }
 
-    /// Drops everything in it and keeps the storage.
+    /// Drops everything in it and keeps the storage, unless that is large.
     pub fn clear(&mut self) {
+        if self.storage.len() > KEPT_BYTES_MAX && self.payer.is_none() {
+            self.storage = Vec::new();
+        }
         self.head = 0;
         self.length = 0;
     }

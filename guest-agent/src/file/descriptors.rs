@@ -127,6 +127,11 @@ impl Descriptors {
         open.map(|(number, _)| number)
     }
 
+    /// The open files, one as often as it has descriptors.
+    pub fn files(&self) -> impl Iterator<Item = &Rc<OpenFile>> {
+        self.slots.iter().flatten().map(|slot| &slot.file)
+    }
+
     fn slot(&self, descriptor: i32) -> Result<&Slot, Errno> {
         let index = usize::try_from(descriptor).map_err(|_| Errno::BADF)?;
         self.slots.get(index).and_then(Option::as_ref).ok_or(Errno::BADF)

@@ -1,9 +1,10 @@
 //! The character devices programs expect.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use super::Object;
 use super::stat::{Stat, kind};
+use super::{Keeping, Object, nothing_to_keep};
 use crate::errno::Errno;
 use crate::memory::transfer::{Sink, Source};
 use crate::world::World;
@@ -70,6 +71,10 @@ impl DeviceFile {
 }
 
 impl Object for DeviceFile {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        nothing_to_keep()
+    }
+
     fn read(&self, sink: &mut Sink<'_>) -> Result<usize, Errno> {
         let count = sink.remaining();
         match self.device {

@@ -4,13 +4,14 @@
 //! set. A level-triggered member is reported while it is ready; an edge-triggered one when it is
 //! ready and one of its notifiers was raised since it was last reported.
 
+use alloc::boxed::Box;
 use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use super::flags::{self, ready};
 use super::stat::Stat;
-use super::{Notifier, Object, OpenFile};
+use super::{Keeping, Notifier, Object, OpenFile};
 use crate::errno::Errno;
 use crate::world::World;
 
@@ -28,6 +29,7 @@ const ALWAYS: u32 = ready::ERR | ready::HUP;
 /// Files one set may hold.
 const MEMBERS_MAX: usize = 1024;
 
+#[derive(Clone)]
 struct Member {
     descriptor: i32,
     file: Weak<OpenFile>,
@@ -157,6 +159,16 @@ impl OpenFile {
 }
 
 impl Object for Epoll {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        let members = self.members.borrow().clone();
+        Some(Box::new(move || {
+            // Raises are counted on: what a member was last reported at may be long past.
+            let fresh = members.iter().cloned();
+            *self.members.borrow_mut() =
+                fresh.map(|member| Member { seen_raises: None, ..member }).collect();
+        }))
+    }
+
     fn readiness(&self) -> u32 {
         if self.is_ready() { ready::IN } else { 0 }
     }

@@ -1,12 +1,13 @@
 //! `eventfd`: a counter that can be waited for.
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::Cell;
 
 use super::flags::{self, ready};
 use super::stat::Stat;
-use super::{Notifier, Object, OpenFile};
+use super::{Keeping, Notifier, Object, OpenFile};
 use crate::errno::Errno;
 use crate::memory::transfer::{Sink, Source};
 use crate::world::World;
@@ -35,6 +36,11 @@ pub fn eventfd(world: &World, value: u64, flags: u32) -> Rc<OpenFile> {
 }
 
 impl Object for EventCounter {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        let value = self.value.get();
+        Some(Box::new(move || self.value.set(value)))
+    }
+
     fn read(&self, sink: &mut Sink<'_>) -> Result<usize, Errno> {
         if sink.remaining() < VALUE_BYTES {
             return Err(Errno::INVAL);

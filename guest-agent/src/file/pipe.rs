@@ -1,5 +1,6 @@
 //! Pipes: 64 KiB between a reading and a writing end.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -8,7 +9,7 @@ use core::cell::{Cell, RefCell};
 use super::byte_queue::ByteQueue;
 use super::flags::{self, ready};
 use super::stat::{Stat, kind};
-use super::{Notifier, Object, OpenFile};
+use super::{Keeping, Notifier, Object, OpenFile};
 use crate::errno::Errno;
 use crate::memory::Account;
 use crate::memory::transfer::{Sink, Source};
@@ -56,7 +57,29 @@ pub fn pipe(world: &World, account: &Rc<Account>, flags: u32) -> (Rc<OpenFile>, 
     (reader, writer)
 }
 
+impl Shared {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        let (front, back) = {
+            let queue = self.queue.borrow();
+            let (front, back) = queue.parts();
+            (front.to_vec(), back.to_vec())
+        };
+        let bytes = [front, back].concat();
+        Some(Box::new(move || {
+            let mut queue = self.queue.borrow_mut();
+            queue.clear();
+            // They were in it: there is room for them.
+            let is_kept = queue.push(&bytes).is_ok();
+            debug_assert!(is_kept, "a queue takes what it held");
+        }))
+    }
+}
+
 impl Object for Reader {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        Rc::clone(&self.0).keep()
+    }
+
     fn read(&self, sink: &mut Sink<'_>) -> Result<usize, Errno> {
         let mut queue = self.0.queue.borrow_mut();
         if sink.remaining() == 0 {
@@ -94,6 +117,10 @@ impl Object for Reader {
 }
 
 impl Object for Writer {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        Rc::clone(&self.0).keep()
+    }
+
     fn write(&self, source: &mut Source<'_>) -> Result<usize, Errno> {
         if !self.0.has_reader.get() {
             return Err(Errno::PIPE);

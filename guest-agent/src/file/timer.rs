@@ -1,5 +1,6 @@
 //! `timerfd`: a clock's times as a file.
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -7,10 +8,10 @@ use machine::clock::monotonic_nanos;
 
 use super::flags::{self, ready};
 use super::stat::Stat;
-use super::{Notifier, Object, OpenFile};
+use super::{Keeping, Notifier, Object, OpenFile};
 use crate::errno::Errno;
 use crate::memory::transfer::{Sink, Source};
-use crate::time::Clock;
+use crate::time::{Clock, after, time_left};
 use crate::world::{Alarm, World};
 
 /// Bytes of the count a read gives.
@@ -52,6 +53,13 @@ impl OpenFile {
 }
 
 impl Object for Timer {
+    /// The time left is kept, not the time it was to ring at.
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        let (at, interval) = self.alarm.setting();
+        let left = time_left(at);
+        Some(Box::new(move || self.alarm.set(after(monotonic_nanos(), left), interval)))
+    }
+
     fn read(&self, sink: &mut Sink<'_>) -> Result<usize, Errno> {
         if sink.remaining() < COUNT_BYTES {
             return Err(Errno::INVAL);

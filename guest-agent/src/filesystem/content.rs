@@ -9,6 +9,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 
 use abi::layout::PAGE_BYTES;
 use machine::frame::Frame;
@@ -41,7 +42,46 @@ pub struct Content {
     account: Rc<Account>,
 }
 
+/// A file's bytes as they were. Its own pages stay the same frames, which a mapping may share.
+#[derive(Debug)]
+pub struct SavedContent {
+    /// Number, frame, and what the frame held.
+    pages: Vec<(u64, Frame, Frame)>,
+    lower_bytes: u64,
+    bytes: u64,
+}
+
 impl Content {
+    /// Saves what it is.
+    ///
+    /// # Errors
+    /// [`Errno::NOMEM`] when RAM is used up.
+    pub fn save(&self) -> Result<SavedContent, Errno> {
+        let mut pages = Vec::new();
+        for (number, frame) in &self.pages {
+            let copy = Frame::uninitialised().ok_or(Errno::NOMEM)?;
+            copy.copy_from(frame);
+            pages.push((*number, frame.clone(), copy));
+        }
+        Ok(SavedContent { pages, lower_bytes: self.lower_bytes, bytes: self.bytes })
+    }
+
+    /// Makes it what was saved.
+    ///
+    /// # Errors
+    /// [`Errno::NOMEM`] when its pages cannot be paid for.
+    pub fn put_back(&mut self, saved: &SavedContent) -> Result<(), Errno> {
+        self.account.release(self.pages.len() as u64);
+        self.pages.clear();
+        self.account.charge(saved.pages.len() as u64)?;
+        for (number, frame, copy) in &saved.pages {
+            frame.copy_from(copy);
+            self.pages.insert(*number, frame.clone());
+        }
+        (self.lower_bytes, self.bytes) = (saved.lower_bytes, saved.bytes);
+        Ok(())
+    }
+
     /// An empty file.
     #[must_use]
     pub fn empty(account: Rc<Account>) -> Self {

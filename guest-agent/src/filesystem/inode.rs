@@ -4,6 +4,8 @@
 //! lower one, the image directory it stands for, and made from it. A removed lower entry stays as
 //! a mark (`None`), so that it is not found again.
 
+mod saved;
+
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::rc::{Rc, Weak};
@@ -18,6 +20,8 @@ use crate::file::device::Device;
 use crate::file::stat::{Stat, kind};
 use crate::memory::Account;
 
+pub use saved::SavedTree;
+
 /// Where numbers of files that come from no image start.
 const OWN_NUMBERS: u64 = 1 << 48;
 /// Files a container may add; its memory limit usually says less.
@@ -30,13 +34,15 @@ const ENTRY_PAGES: u64 = 1;
 pub struct Ground {
     account: Rc<Account>,
     next: Cell<u64>,
+    /// Something in the tree is other than when it was made.
+    has_changed: Cell<bool>,
 }
 
 impl Ground {
     /// The ground of a new tree.
     #[must_use]
     pub fn new(account: Rc<Account>) -> Rc<Self> {
-        Rc::new(Self { account, next: Cell::new(OWN_NUMBERS) })
+        Rc::new(Self { account, next: Cell::new(OWN_NUMBERS), has_changed: Cell::new(false) })
     }
 
     /// What the tree's pages are charged to.
@@ -48,6 +54,7 @@ impl Ground {
     fn number(&self) -> u64 {
         let number = self.next.get();
         self.next.set(number + 1);
+        self.has_changed.set(true);
         number
     }
 }
@@ -88,7 +95,7 @@ pub enum Body {
     Processes,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     inode: Rc<Inode>,
     is_charged: bool,
@@ -239,6 +246,18 @@ impl Inode {
         let mut meta = self.meta.get();
         change(&mut meta);
         self.meta.set(meta);
+        self.note_change();
+    }
+
+    /// Notes that something in its tree is other than when it was made.
+    pub fn note_change(&self) {
+        self.ground.has_changed.set(true);
+    }
+
+    /// Whether anything in its tree is other than when it was made.
+    #[must_use]
+    pub fn has_changed_tree(&self) -> bool {
+        self.ground.has_changed.get()
     }
 
     /// The file's kind as a `DT_*` number.
@@ -363,6 +382,7 @@ impl Inode {
             return Err(Errno::NOSPC);
         }
         ground.account.charge(ENTRY_PAGES).map_err(|_| Errno::NOSPC)?;
+        self.note_change();
         self.attach(name, inode, true);
         Ok(())
     }
@@ -395,6 +415,7 @@ impl Inode {
     pub fn remove(self: &Rc<Self>, name: &[u8]) -> Result<Rc<Self>, Errno> {
         self.check_changes()?;
         self.lookup(name)?.ok_or(Errno::NOENT)?;
+        self.note_change();
         let mut directory = self.directory()?.borrow_mut();
         let is_lower =
             directory.lower.as_ref().is_some_and(|(image, id)| image.lookup(*id, name).is_some());

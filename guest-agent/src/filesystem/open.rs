@@ -16,7 +16,7 @@ use super::{Caller, Tree};
 use crate::errno::Errno;
 use crate::file::device::DeviceFile;
 use crate::file::stat::{Stat, kind};
-use crate::file::{DirectoryEntry, FilePage, Object, OpenFile, flags};
+use crate::file::{DirectoryEntry, FilePage, Keeping, Object, OpenFile, flags, nothing_to_keep};
 use crate::memory::Charge;
 use crate::memory::transfer::{Sink, Source};
 use crate::world::{ObjectId, World};
@@ -210,6 +210,11 @@ impl RegularFile {
 }
 
 impl Object for RegularFile {
+    /// Its bytes are the tree's business; a lock is not put back.
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        (self.held.get() == Held::Nothing).then(nothing_to_keep).flatten()
+    }
+
     fn read_at(&self, offset: u64, sink: &mut Sink<'_>) -> Result<usize, Errno> {
         self.content()?.borrow().read(offset, sink)
     }
@@ -244,6 +249,7 @@ impl Object for RegularFile {
         if self.inode.is_read_only() {
             return Err(Errno::NODEV);
         }
+        self.inode.note_change();
         self.content()?.borrow_mut().share_page(offset)
     }
 
@@ -286,6 +292,10 @@ impl DirectoryFile {
 }
 
 impl Object for DirectoryFile {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        nothing_to_keep()
+    }
+
     fn read_at(&self, _offset: u64, _sink: &mut Sink<'_>) -> Result<usize, Errno> {
         Err(Errno::ISDIR)
     }
@@ -330,6 +340,10 @@ impl Object for DirectoryFile {
 }
 
 impl Object for TextFile {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        nothing_to_keep()
+    }
+
     fn read_at(&self, offset: u64, sink: &mut Sink<'_>) -> Result<usize, Errno> {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         sink.put(self.text.get(start..).unwrap_or_default())
@@ -349,6 +363,10 @@ impl Object for TextFile {
 }
 
 impl Object for PathFile {
+    fn keep(self: Rc<Self>) -> Option<Keeping> {
+        nothing_to_keep()
+    }
+
     fn stat(&self) -> Result<Stat, Errno> {
         self.node.stat()
     }

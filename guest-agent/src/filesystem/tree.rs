@@ -4,7 +4,8 @@ use alloc::rc::Rc;
 use core::cell::Cell;
 
 use super::image::{Archive, Builder, Data, Image, ImageError, Kind, Node};
-use super::inode::{Ground, Inode};
+use super::inode::{Ground, Inode, SavedTree};
+use crate::errno::Errno;
 use crate::file::device::Device;
 use crate::memory::Account;
 use crate::world::World;
@@ -139,6 +140,20 @@ impl Tree {
         &self.root
     }
 
+    /// Whether anything in it is other than when it was made.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.root.has_changed_tree()
+    }
+
+    /// Saves it as it is now, and the files `besides`, which may have no name any more.
+    ///
+    /// # Errors
+    /// [`Errno::NOMEM`] when RAM is used up.
+    pub fn save(&self, besides: impl Iterator<Item = Rc<Inode>>) -> Result<SavedTree, Errno> {
+        SavedTree::new(&self.root, besides)
+    }
+
     /// What the tree is charged to.
     #[must_use]
     pub fn account(&self) -> &Rc<Account> {
@@ -160,6 +175,7 @@ impl Tree {
         let mut id = [0; 16];
         self.world.random(&mut id);
         self.boot_id.set(Some(id));
+        self.root.note_change();
         id
     }
 }

@@ -6,7 +6,7 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use super::inode::{Body, Inode, Meta};
+use super::inode::{Body, Inode, Meta, SavedTree};
 use super::open::{self, Place};
 use super::walk::{Found, Node, Walker, path_of};
 use super::{Caller, PATH_BYTES_MAX, Tree};
@@ -36,6 +36,19 @@ impl View {
     pub fn new(tree: Rc<Tree>) -> Self {
         let current = Node::Inode(Rc::clone(tree.root()));
         Self { tree, current, umask: UMASK }
+    }
+
+    /// Saves the tree, with the files behind `open` and the current directory.
+    ///
+    /// # Errors
+    /// [`Errno::NOMEM`] when RAM is used up.
+    pub fn save<'a>(
+        &self,
+        open: impl Iterator<Item = &'a Rc<OpenFile>>,
+    ) -> Result<SavedTree, Errno> {
+        let nodes = open.filter_map(|file| open::node_of(file)).chain([self.current.clone()]);
+        let inodes: Vec<_> = nodes.filter_map(|node| node.inode().cloned().ok()).collect();
+        self.tree.save(inodes.into_iter())
     }
 
     /// The tree it shows.

@@ -1,1 +1,4 @@
 //! The whole kernel on the host.
+
+mod prepare;
+mod rewind;

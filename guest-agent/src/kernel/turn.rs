@@ -56,8 +56,16 @@ fn stretch(call: &mut Call<'_>) -> (Option<Trap>, Result<(), Ending>) {
     let Call { task, process, .. } = call;
     let trap = user::run(&mut task.context, &mut task.extended, process.memory.space());
     let result = match trap {
-        Trap::Syscall => syscall::execute(call),
-        Trap::PageFault { .. } => call.page_fault(trap),
+        Trap::Syscall => {
+            if call.process.rewind.is_before_look() && !syscall::inward::is_inward(call) {
+                call.pass_point_in_call();
+            }
+            syscall::execute(call)
+        }
+        Trap::PageFault { address, .. } => {
+            call.pass_point_in_touch(address);
+            call.page_fault(trap)
+        }
         Trap::Fault { vector, code } => call.cpu_fault(vector, code),
         Trap::Interrupt => Ok(()),
     };

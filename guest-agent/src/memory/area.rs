@@ -65,6 +65,17 @@ pub enum Kind {
     Kernel,
 }
 
+/// What a copy of the process finds in an area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtFork {
+    /// The same bytes.
+    Copied,
+    /// Zeros (`MADV_WIPEONFORK`).
+    Wiped,
+    /// Nothing (`MADV_DONTFORK`).
+    Left,
+}
+
 /// One area, without its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Area {
@@ -72,8 +83,8 @@ pub struct Area {
     pub access: Access,
     /// What it is for.
     pub kind: Kind,
-    /// `MADV_WIPEONFORK`: a clone of the process finds zeros here.
-    pub is_wiped_on_fork: bool,
+    /// What a copy of the process finds here.
+    pub at_fork: AtFork,
 }
 
 impl Kind {
@@ -235,7 +246,7 @@ mod tests {
     const PAGES: usize = 24;
 
     fn area(tag: u64) -> Area {
-        Area { access: Access::from_prot(tag), kind: Kind::Mapped, is_wiped_on_fork: false }
+        Area { access: Access::from_prot(tag), kind: Kind::Mapped, at_fork: AtFork::Copied }
     }
 
     #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use abi::layout::PAGE_BYTES;
 use machine::frame::Frame;
 use machine::paging::{Backing, Protection, View};
 
-use super::{Access, Memory, Range, charged_frame, page_of};
+use super::{Access, Memory, Range, page_of};
 use crate::errno::Errno;
 
 /// Pages made at one fault: the aligned block around the address. A fault costs 14 to 28 us on a
@@ -67,6 +67,7 @@ impl Memory {
         if !area.access.allows(touch) {
             return Err(Fault::Denied);
         }
+        self.reveal(Range { start: page, end: page + PAGE_BYTES });
         if let Some((view, protection)) = self.space.lookup(page) {
             if touch == Touch::Write && !protection.is_writable {
                 return self.own(page, view, area.access);
@@ -109,7 +110,7 @@ impl Memory {
     }
 
     fn fill(&mut self, page: u64, access: Access) -> Result<(), Fault> {
-        let frame = charged_frame(&self.account).map_err(|_| Fault::Exhausted)?;
+        let frame = self.charged_frame().map_err(|_| Fault::Exhausted)?;
         let protection = Protection {
             is_readable: !access.is_none(),
             is_writable: access.is_writable,
@@ -120,6 +121,7 @@ impl Memory {
             return Err(Fault::Exhausted);
         }
         self.pages += 1;
+        self.note_page(page);
         Ok(())
     }
 
@@ -145,6 +147,7 @@ impl Memory {
         let is_new = match view {
             View::Clock => return Err(Fault::Denied),
             View::Frame { share_count: 1, .. } => {
+                self.note_page(page);
                 self.space.protect(page, protection);
                 return Ok(());
             }
@@ -152,15 +155,16 @@ impl Memory {
             View::Window(_) => true,
         };
         let frame = if is_new {
-            charged_frame(&self.account).map_err(|_| Fault::Exhausted)?
+            self.charged_frame().map_err(|_| Fault::Exhausted)?
         } else {
-            Frame::uninitialised().ok_or(Fault::Exhausted)?
+            self.frame(Frame::uninitialised).ok_or(Fault::Exhausted)?
         };
         self.copy_page(page, &frame)?;
         self.space.unmap(page);
         let mapped = self.space.map(page, Backing::Frame(frame), protection);
         mapped.map_err(|_| Fault::Exhausted)?;
         self.pages += u64::from(is_new);
+        self.note_page(page);
         Ok(())
     }
 

@@ -15,12 +15,13 @@ use machine::frame::Frame;
 use machine::paging::Backing;
 use machine::user::{Context, area_bytes};
 
+use super::rewind::{Places, digits};
 use super::stack::{self, Contents, key};
 use crate::elf::{self, Program, Segment};
 use crate::errno::Errno;
 use crate::file::stat::kind;
 use crate::file::{FilePage, OpenFile};
-use crate::memory::{Access, Account, Area, Kind, Memory, PAGE, Range, Sink};
+use crate::memory::{Access, Account, Area, AtFork, Kind, Memory, PAGE, Range, Sink, Withheld};
 use crate::signal::frame::stack_bytes;
 use crate::vdso::Vdso;
 use crate::world::World;
@@ -38,6 +39,13 @@ const STACK_EAGER_BYTES: u64 = 3 * PAGE_BYTES;
 const ZERO_EAGER_BYTES: u64 = 4 * PAGE_BYTES;
 /// Where static-pie programs are loaded from, as on Linux two thirds up the user half.
 const PIE_BASE: u64 = 0x5555_5555_4000;
+/// Bytes of a segment, and of the stack, that are made for a snapshot of a program not started yet.
+const PREPARED_BYTES_MAX: u64 = 4 << 20;
+const PREPARED_STACK_BYTES: u64 = STACK_EAGER_BYTES + 2 * PAGE_BYTES;
+/// The variable a program finds its request's id in, in front of the id's page.
+const ID_NAME: &[u8] = b"PILOTLIGHT_INVOKE_ID=";
+/// The id's page and that of the random bytes.
+const HELD_BYTES: u64 = 2 * PAGE_BYTES;
 /// Random bits of page-granular addresses: the stack's, a static-pie's, the heap's gap.
 const STACK_RANDOM_BITS: u32 = 22;
 const PIE_RANDOM_BITS: u32 = 28;
@@ -52,6 +60,18 @@ pub struct Arguments<'a> {
     pub arguments: &'a [Vec<u8>],
     /// `NAME=VALUE` entries.
     pub environment: &'a [Vec<u8>],
+    /// The process is to be rewound: what differs from request to request lies in pages of its own
+    /// and is withheld.
+    pub held: Option<Held>,
+}
+
+/// What is withheld from a process that is to be rewound, besides random bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Its request's id, if it is to see one.
+    pub invoke: Option<u64>,
+    /// The clock.
+    pub has_clock: bool,
 }
 
 /// A program ready to run.
@@ -61,6 +81,8 @@ pub struct Loaded {
     pub memory: Memory,
     /// Its first registers.
     pub context: Context,
+    /// Where what is withheld lies.
+    pub places: Option<Places>,
 }
 
 /// Addresses chosen for one start.
@@ -70,26 +92,110 @@ struct Layout {
     heap_gap: u64,
 }
 
-/// Makes `file` a program in memory charged to `account`.
+/// A program in memory, without arguments and environment: those come when it starts.
+#[derive(Debug)]
+pub struct Image {
+    memory: Memory,
+    entry: u64,
+    stack_top: u64,
+    vdso: u64,
+    auxiliary: Vec<(u64, u64)>,
+    limit_mib: u64,
+}
+
+/// Makes `file` a program in memory charged to `account`; `is_held` as [`Arguments::held`] will be.
 ///
 /// # Errors
 /// Why not, for a person.
 pub fn load(
-    file: &Rc<OpenFile>,
+    file: &OpenFile,
     account: Rc<Account>,
-    arguments: &Arguments<'_>,
+    is_held: bool,
     world: &World,
     vdso: &Vdso,
-) -> Result<Loaded, String> {
+) -> Result<Image, String> {
     let program = read_program(file)?;
-    let limit = account.limit_bytes() >> 20;
-    map(file, &program, account, arguments, world, vdso).map_err(|error| match error {
+    let limit_mib = account.limit_bytes() >> 20;
+    let image = map(file, &program, account, is_held, world, vdso);
+    image.map_err(|error| explain(error, limit_mib))
+}
+
+fn explain(error: Errno, limit_mib: u64) -> String {
+    match error {
         Errno::NOMEM => {
-            alloc::format!("it does not fit into its memory limit of {limit} MiB")
+            alloc::format!("it does not fit into its memory limit of {limit_mib} MiB")
         }
         Errno::TOOBIG => "its arguments and environment are too long".to_string(),
         other => alloc::format!("it cannot be read (error {})", other.number()),
-    })
+    }
+}
+
+impl Image {
+    /// Who pays for it.
+    #[must_use]
+    pub fn account(&self) -> &Rc<Account> {
+        self.memory.account()
+    }
+
+    /// Makes the pages a program touches as it starts, so that a snapshot has them: all of its
+    /// segments up to a bound each, and the stack's.
+    ///
+    /// # Errors
+    /// Why not, for a person.
+    pub fn populate(&mut self) -> Result<(), String> {
+        let parts: Vec<_> = self.memory.areas().collect();
+        let stack = |range: Range| Range { start: self.stack_top - PREPARED_STACK_BYTES, ..range };
+        let wanted = parts.into_iter().filter_map(|(range, area)| match area.kind {
+            Kind::Image => {
+                Some(Range { end: range.end.min(range.start + PREPARED_BYTES_MAX), ..range })
+            }
+            Kind::Stack => Some(stack(range)),
+            Kind::Mapped | Kind::Shared | Kind::SharedReadOnly | Kind::Heap | Kind::Kernel => None,
+        });
+        let wanted: Vec<_> = wanted.collect();
+        let mut wanted = wanted.into_iter();
+        let populated = wanted.try_for_each(|range| self.memory.populate_all(range));
+        populated.map_err(|error| explain(error, self.limit_mib))
+    }
+
+    /// Fills its first stack, and makes it ready to run.
+    ///
+    /// # Errors
+    /// Why not, for a person.
+    pub fn furnish(self, arguments: &Arguments<'_>, world: &World) -> Result<Loaded, String> {
+        let limit_mib = self.limit_mib;
+        self.fill_stack(arguments, world).map_err(|error| explain(error, limit_mib))
+    }
+
+    fn fill_stack(mut self, arguments: &Arguments<'_>, world: &World) -> Result<Loaded, Errno> {
+        let mut random = [0; 16];
+        world.random(&mut random);
+        let contents = Contents {
+            path: arguments.path,
+            arguments: arguments.arguments,
+            environment: arguments.environment,
+            random,
+            auxiliary: &self.auxiliary,
+            held: arguments.held.map(|held| stack::Held {
+                name: if held.invoke.is_some() { ID_NAME } else { b"" },
+                random: self.stack_top + PAGE_BYTES,
+            }),
+        };
+        let image = stack::build(self.stack_top, &contents).ok_or(Errno::TOOBIG)?;
+        if image.bytes.len() as u64 > ARGUMENT_BYTES_MAX {
+            return Err(Errno::TOOBIG);
+        }
+        let memory = &mut self.memory;
+        let eager = (image.stack_pointer - STACK_EAGER_BYTES) & !(PAGE_BYTES - 1);
+        memory.populate(Range { start: eager, end: self.stack_top })?;
+        memory.write(image.stack_pointer, &image.bytes)?;
+        let places = match arguments.held {
+            Some(held) => Some(withhold(memory, self.stack_top, self.vdso, held, random)?),
+            None => None,
+        };
+        let context = Context::new(self.entry, image.stack_pointer);
+        Ok(Loaded { memory: self.memory, context, places })
+    }
 }
 
 fn read_program(file: &OpenFile) -> Result<Program, String> {
@@ -122,41 +228,55 @@ fn map(
     file: &OpenFile,
     program: &Program,
     account: Rc<Account>,
-    arguments: &Arguments<'_>,
+    is_held: bool,
     world: &World,
     vdso: &Vdso,
-) -> Result<Loaded, Errno> {
+) -> Result<Image, Errno> {
     let layout = choose(program, world);
     let floor = layout.stack_top - STACK_BYTES;
+    let limit_mib = account.limit_bytes() >> 20;
     let mut memory = Memory::new(account, floor - STACK_GAP_BYTES)?;
     for segment in &program.segments {
         map_segment(file, &mut memory, segment, layout.base)?;
     }
     let end = (layout.base + program.end()).next_multiple_of(PAGE_BYTES);
     memory.set_heap(end + layout.heap_gap);
-    let vdso_address = vdso.map(&mut memory)?;
-    let stack = Range { start: floor, end: layout.stack_top };
+    let vdso = vdso.map(&mut memory)?;
+    let held_bytes = if is_held { HELD_BYTES } else { 0 };
+    let stack = Range { start: floor, end: layout.stack_top + held_bytes };
     let access = Access { is_executable: program.has_executable_stack, ..Access::READ_WRITE };
-    memory.map(stack, Area { access, kind: Kind::Stack, is_wiped_on_fork: false })?;
-    let auxiliary = auxiliary(program, layout.base, vdso_address);
-    let mut random = [0; 16];
-    world.random(&mut random);
-    let contents = Contents {
-        path: arguments.path,
-        arguments: arguments.arguments,
-        environment: arguments.environment,
-        random,
-        auxiliary: &auxiliary,
-    };
-    let image = stack::build(layout.stack_top, &contents).ok_or(Errno::TOOBIG)?;
-    if image.bytes.len() as u64 > ARGUMENT_BYTES_MAX {
-        return Err(Errno::TOOBIG);
+    memory.map(stack, Area { access, kind: Kind::Stack, at_fork: AtFork::Copied })?;
+    Ok(Image {
+        memory,
+        entry: layout.base + program.entry,
+        stack_top: layout.stack_top,
+        vdso,
+        auxiliary: auxiliary(program, layout.base, vdso),
+        limit_mib,
+    })
+}
+
+/// Lays what differs from request to request into the pages above the stack and withholds it, and
+/// the clock page in front of the vDSO with it.
+fn withhold(
+    memory: &mut Memory,
+    top: u64,
+    vdso: u64,
+    held: Held,
+    random: [u8; 16],
+) -> Result<Places, Errno> {
+    let places =
+        Places { id: if held.invoke.is_some() { top } else { 0 }, random: top + PAGE_BYTES };
+    if let Some(invoke) = held.invoke {
+        memory.write(places.id, &digits(invoke))?;
+        memory.withhold(places.id, Withheld::Outside);
     }
-    let eager = (image.stack_pointer - STACK_EAGER_BYTES) & !(PAGE_BYTES - 1);
-    memory.populate(Range { start: eager, end: layout.stack_top })?;
-    memory.write(image.stack_pointer, &image.bytes)?;
-    let context = Context::new(layout.base + program.entry, image.stack_pointer);
-    Ok(Loaded { memory, context })
+    memory.write(places.random, &random)?;
+    memory.withhold(places.random, Withheld::Random);
+    if held.has_clock {
+        memory.withhold(vdso - PAGE_BYTES, Withheld::Outside);
+    }
+    Ok(places)
 }
 
 fn choose(program: &Program, world: &World) -> Layout {
@@ -166,7 +286,7 @@ fn choose(program: &Program, world: &World) -> Layout {
         (u64::from_le_bytes(bytes) >> (64 - bits)) * PAGE_BYTES
     };
     let base = if program.is_fixed { 0 } else { PIE_BASE + pages(PIE_RANDOM_BITS) };
-    let top = USER_END - pages(STACK_RANDOM_BITS) - PAGE_BYTES;
+    let top = USER_END - pages(STACK_RANDOM_BITS) - PAGE_BYTES - HELD_BYTES;
     Layout { base, stack_top: top & !(PAGE_BYTES - 1), heap_gap: pages(HEAP_RANDOM_BITS) }
 }
 
@@ -181,7 +301,7 @@ fn map_segment(
     let range =
         Range { start: first, end: (start + segment.memory_bytes).next_multiple_of(PAGE_BYTES) };
     let access = segment.access;
-    memory.map(range, Area { access, kind: Kind::Image, is_wiped_on_fork: false })?;
+    memory.map(range, Area { access, kind: Kind::Image, at_fork: AtFork::Copied })?;
     let file_end = start + segment.file_bytes;
     let mut page = first;
     while page < file_end {

@@ -70,6 +70,20 @@ impl Scheduler {
         self.waiting.iter().find(|(waited, _)| *waited == object).map(|(_, task)| *task)
     }
 
+    /// Whether `task` waits for `object`, or for any when that is none.
+    #[must_use]
+    pub fn waits(&self, task: TaskId, object: Option<ObjectId>) -> bool {
+        let is_it = |it: ObjectId| object.is_none_or(|object| object == it);
+        self.waiting.iter().any(|(waited, waiter)| *waiter == task && is_it(*waited))
+    }
+
+    /// When `task` stops waiting.
+    #[must_use]
+    pub fn deadline_of(&self, task: TaskId) -> u64 {
+        let of_task = self.deadlines.iter().filter(|(_, waiter)| *waiter == task);
+        of_task.map(|(deadline, _)| *deadline).min().unwrap_or(NEVER)
+    }
+
     /// A task whose deadline has come.
     #[must_use]
     pub fn expired(&self, now_nanos: u64) -> Option<TaskId> {

@@ -50,6 +50,17 @@ pub struct Contents<'a> {
     pub random: [u8; 16],
     /// The rest of the auxiliary vector.
     pub auxiliary: &'a [(u64, u64)],
+    /// What lies in pages above the stack.
+    pub held: Option<Held<'a>>,
+}
+
+/// What is kept apart from the stack, because it differs from request to request.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// `NAME=` of the variable whose value starts at the top of the stack; empty for none.
+    pub name: &'a [u8],
+    /// Where `AT_RANDOM` points instead.
+    pub random: u64,
 }
 
 /// The finished stack.
@@ -68,19 +79,28 @@ const AUXILIARY_OWN: usize = 4;
 #[must_use]
 pub fn build(top: u64, contents: &Contents<'_>) -> Option<Image> {
     let mut strings = Strings { top, bytes: Vec::new() };
-    strings.push_raw(&[0; 8])?;
+    let mut own = None;
+    match contents.held {
+        Some(held) if !held.name.is_empty() => own = Some(strings.push_raw(held.name)?),
+        _ => _ = strings.push_raw(&[0; 8])?,
+    }
     let path = strings.push(contents.path)?;
-    let environment = strings.push_all(contents.environment)?;
+    let mut environment = strings.push_all(contents.environment)?;
+    environment.extend(own);
     let arguments = strings.push_all(contents.arguments)?;
     let platform = strings.push(b"x86_64")?;
-    let random = strings.push_raw(&contents.random)?;
+    let lowest = match contents.held {
+        Some(_) => platform,
+        None => strings.push_raw(&contents.random)?,
+    };
+    let random = contents.held.map_or(lowest, |held| held.random);
     let words = 1
         + arguments.len()
         + 1
         + environment.len()
         + 1
         + (contents.auxiliary.len() + AUXILIARY_OWN) * 2;
-    let floor = random.checked_sub(words as u64 * 8)?;
+    let floor = lowest.checked_sub(words as u64 * 8)?;
     let stack_pointer = floor & !15;
     let mut bytes = vec![];
     let mut put = |word: u64| bytes.extend_from_slice(&word.to_le_bytes());
@@ -94,7 +114,7 @@ pub fn build(top: u64, contents: &Contents<'_>) -> Option<Image> {
         put(*key);
         put(*value);
     }
-    let padding = usize::try_from(random - stack_pointer).ok()?;
+    let padding = usize::try_from(lowest - stack_pointer).ok()?;
     bytes.resize(padding, 0);
     bytes.extend(strings.bytes.iter().rev());
     Some(Image { stack_pointer, bytes })
@@ -147,6 +167,7 @@ mod tests {
                 environment: &environment,
                 random: [9; 16],
                 auxiliary: &[(key::PAGE_BYTES, 4096)],
+                held: None,
             };
             let image = build(0x7000_0000, &contents).unwrap();
             assert_eq!(image.stack_pointer % 16, 0);
@@ -175,6 +196,7 @@ mod tests {
             environment: &[],
             random: [0; 16],
             auxiliary: &[],
+            held: None,
         };
         assert_eq!(build(4096, &contents), None);
     }

@@ -1,16 +1,21 @@
 //! All processes and tasks of the VM, and what happens to them.
 
+mod rest;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::exec::{self, Arguments};
+use super::exec::{self, Arguments, Held};
 use super::scheduler::Scheduler;
 use super::task::{CallState, State};
 use super::timer::Receiver;
-use super::{Call, Ending, MissingCalls, Notice, Process, Schedule, Task, Timers, Usage, robust};
+use super::{
+    Call, Ending, Gate, MissingCalls, Notice, Process, Rewind, Schedule, Task, Timers, Until,
+    Usage, robust,
+};
 use crate::errno::Errno;
 use crate::file::{Descriptors, OpenFile};
 use crate::filesystem::{Caller, View};
@@ -95,6 +100,21 @@ pub struct Start {
     pub environment: Vec<Vec<u8>>,
     /// Standard input, output and error.
     pub stdio: [Rc<OpenFile>; 3],
+    /// It is to be rewound for further requests.
+    pub rewinds: Option<Rewinds>,
+    /// Its program, if that is loaded already.
+    pub image: Option<exec::Image>,
+}
+
+/// What a process that is to be rewound is started with besides.
+#[derive(Debug)]
+pub struct Rewinds {
+    /// What brings it to its point.
+    pub until: Until,
+    /// Opened when it has passed its point.
+    pub gate: Gate,
+    /// The request's id, if the program is to see it.
+    pub invoke: Option<u64>,
 }
 
 /// All processes and tasks.
@@ -102,6 +122,8 @@ pub struct Start {
 pub struct Processes {
     processes: BTreeMap<ProcessId, Box<Process>>,
     tasks: BTreeMap<TaskId, Box<Task>>,
+    /// Those that have ended and can be rewound, without tasks.
+    resting: BTreeMap<ProcessId, Box<Process>>,
     system: System,
 }
 
@@ -112,6 +134,7 @@ impl Processes {
         Self {
             processes: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            resting: BTreeMap::new(),
             system: System {
                 world,
                 futexes: Futexes::default(),
@@ -178,9 +201,18 @@ impl Processes {
             path: &start.path,
             arguments: &start.arguments,
             environment: &start.environment,
+            held: start.rewinds.as_ref().map(|rewinds| Held {
+                invoke: rewinds.invoke,
+                has_clock: rewinds.until == Until::Look,
+            }),
         };
         let Some(vdso) = &self.system.vdso else { return Err(String::new()) };
-        let loaded = exec::load(&file, start.account, &arguments, &self.system.world, vdso)?;
+        let world = &self.system.world;
+        let image = match start.image {
+            Some(image) => image,
+            None => exec::load(&file, start.account, arguments.held.is_some(), world, vdso)?,
+        };
+        let loaded = image.furnish(&arguments, world)?;
         let process = Process {
             id,
             container: start.container,
@@ -200,6 +232,10 @@ impl Processes {
             timers: Timers::default(),
             has_overflowed: false,
             missing: MissingCalls::default(),
+            rewind: match (start.rewinds, loaded.places) {
+                (Some(it), Some(places)) => Rewind::Ahead(it.until, it.gate, places),
+                _ => Rewind::Never,
+            },
         };
         self.processes.insert(id, Box::new(process));
         let mut task = Task::new(TaskId::from_number(id.number()), id, loaded.context);
@@ -217,6 +253,7 @@ impl Processes {
 
     /// Ends all processes of a container.
     pub fn kill_container(&mut self, container: u32) {
+        self.resting.retain(|_, process| process.container != container);
         let of_container = self.processes.values().filter(|process| process.container == container);
         let ids: Vec<_> = of_container.map(|process| process.id).collect();
         ids.into_iter().for_each(|id| self.kill(id));
@@ -475,6 +512,7 @@ impl Processes {
             usage: process.usage(),
         };
         self.system.notices.push_back(notice);
+        self.rest(process);
     }
 
     fn remove_tasks(&mut self, id: ProcessId) {

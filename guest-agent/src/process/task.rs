@@ -98,6 +98,26 @@ impl Task {
         }
     }
 
+    /// The same task once more, to do `state` next.
+    #[must_use]
+    pub fn duplicate(&self, state: State) -> Self {
+        Self {
+            id: self.id,
+            process: self.process,
+            context: self.context.clone(),
+            extended: self.extended.duplicate(),
+            state,
+            call: self.call,
+            blocked: self.blocked,
+            pending: self.pending.clone(),
+            stack: self.stack,
+            clear_at_end: self.clear_at_end,
+            robust_list: self.robust_list,
+            run_nanos: 0,
+            name: self.name,
+        }
+    }
+
     /// The name without its padding.
     #[must_use]
     pub fn name(&self) -> &[u8] {

@@ -23,6 +23,12 @@ impl Schedule {
     /// Never.
     pub const NONE: Self = Self { at_nanos: NEVER, interval_nanos: 0 };
 
+    /// The same with another time.
+    #[must_use]
+    pub fn at(self, change: impl Fn(u64) -> u64) -> Self {
+        Self { at_nanos: change(self.at_nanos), ..self }
+    }
+
     /// How often it came due until now, and moves it on.
     pub fn take_due(&mut self, now_nanos: u64) -> u64 {
         if self.at_nanos > now_nanos {
@@ -63,7 +69,7 @@ pub struct Timer {
 }
 
 /// The timers of a process by their numbers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Timers(Vec<Option<Timer>>);
 
 impl Timers {
@@ -89,6 +95,16 @@ impl Timers {
     /// [`Errno::INVAL`] when there is none.
     pub fn get(&mut self, number: usize) -> Result<&mut Timer, Errno> {
         self.0.get_mut(number).and_then(Option::as_mut).ok_or(Errno::INVAL)
+    }
+
+    /// The same timers with other times.
+    #[must_use]
+    pub fn at(&self, change: impl Fn(u64) -> u64) -> Self {
+        let mut timers = self.clone();
+        for timer in timers.0.iter_mut().flatten() {
+            timer.schedule = timer.schedule.at(&change);
+        }
+        timers
     }
 
     /// Forgets a timer.

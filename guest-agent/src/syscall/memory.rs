@@ -7,7 +7,7 @@ use machine::paging::Backing;
 use super::{CallResult, DONE, value};
 use crate::errno::Errno;
 use crate::file::{FilePage, OpenFile, flags};
-use crate::memory::{ADDRESS_MIN, Access, Area, Kind, PAGE, Range, Sink};
+use crate::memory::{ADDRESS_MIN, Access, Area, AtFork, Kind, PAGE, Range, Sink};
 use crate::process::Call;
 
 const MAP_SHARED: u64 = 1;
@@ -75,7 +75,7 @@ pub(super) fn mmap(call: &mut Call<'_>) -> CallResult {
         Some(file) if is_shared => shared_kind(file),
         _ => Kind::Mapped,
     };
-    let area = Area { access, kind, is_wiped_on_fork: false };
+    let area = Area { access, kind, at_fork: AtFork::Copied };
     call.process.memory.map(range, area)?;
     let filled = match file {
         Some(file) => fill_from_file(call, &file, range, offset, area),
@@ -296,14 +296,17 @@ pub(super) fn madvise(call: &mut Call<'_>) -> CallResult {
             memory.forget(range);
             DONE
         }
-        ADVICE_WIPE_ON_FORK => {
+        advice
+        @ (ADVICE_WIPE_ON_FORK | ADVICE_KEEP_ON_FORK | ADVICE_DONT_FORK | ADVICE_DO_FORK) => {
             memory.check_cuts(range)?;
-            memory.set_wiped_on_fork(range, true);
-            DONE
-        }
-        ADVICE_KEEP_ON_FORK => {
-            memory.check_cuts(range)?;
-            memory.set_wiped_on_fork(range, false);
+            memory.set_at_fork(
+                range,
+                match advice {
+                    ADVICE_WIPE_ON_FORK => AtFork::Wiped,
+                    ADVICE_DONT_FORK => AtFork::Left,
+                    _ => AtFork::Copied,
+                },
+            );
             DONE
         }
         ADVICE_POPULATE_READ | ADVICE_POPULATE_WRITE => {
@@ -313,11 +316,8 @@ pub(super) fn madvise(call: &mut Call<'_>) -> CallResult {
             memory.populate_all(range)?;
             DONE
         }
-        // Hints, and marks for a fork or a dump that follows the areas anyway.
-        ADVICE_NORMAL..=ADVICE_WILL_NEED
-        | ADVICE_DONT_FORK
-        | ADVICE_DO_FORK
-        | ADVICE_MERGEABLE..=ADVICE_NO_DUMP => DONE,
+        // Hints, and marks for a dump.
+        ADVICE_NORMAL..=ADVICE_WILL_NEED | ADVICE_MERGEABLE..=ADVICE_NO_DUMP => DONE,
         _ => Err(Errno::INVAL),
     }
 }

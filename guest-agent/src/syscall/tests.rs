@@ -49,13 +49,15 @@ fn program() -> Vec<u8> {
     bytes
 }
 
-struct Fixture {
-    processes: Processes,
+pub(super) struct Fixture {
+    pub(super) processes: Processes,
     process: ProcessId,
+    /// Where the next bytes of [`Fixture::scratch`] go.
+    next: u64,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         host::init(48 * MIB);
         host::set_clock(1_000_000_000, 1_700_000_000_000_000_000, 1);
         let world = World::new();
@@ -81,20 +83,30 @@ impl Fixture {
                 arguments: vec![b"bootstrap".to_vec()],
                 environment: vec![b"A=B".to_vec()],
                 stdio,
+                rewinds: None,
+                image: None,
             })
             .unwrap();
-        let mut fixture = Self { processes, process };
+        let mut fixture = Self { processes, process, next: SCRATCH + 3 * PAGE_BYTES };
         let flags = PRIVATE_ANONYMOUS | FIXED;
         let mapped = fixture.call(9, [SCRATCH, SCRATCH_BYTES, RW, flags, u64::MAX, 0]);
         assert_eq!(mapped, Some(SCRATCH.cast_signed()));
         fixture
     }
 
-    fn main(&self) -> TaskId {
+    /// Puts bytes into the program's memory and says where.
+    pub(super) fn scratch(&mut self, bytes: &[u8]) -> u64 {
+        let at = self.next;
+        self.next += bytes.len().next_multiple_of(8) as u64;
+        self.write(at, bytes);
+        at
+    }
+
+    pub(super) fn main(&self) -> TaskId {
         TaskId::from_number(self.process.number())
     }
 
-    fn call(&mut self, number: u64, arguments: [u64; 6]) -> Option<i64> {
+    pub(super) fn call(&mut self, number: u64, arguments: [u64; 6]) -> Option<i64> {
         let main = self.main();
         self.call_as(main, number, arguments)
     }

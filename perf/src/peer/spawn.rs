@@ -1,13 +1,11 @@
 //! A process started on this machine for one request: what a virtual machine that is already there
 //! has to beat.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Largest request a program is given here: it is written in one go before anything is read, so
-/// it and its answer have to fit a pipe.
-const REQUEST_BYTES_MAX: usize = 4096;
+use super::process::{check_length, exchange};
 
 /// A program to start, and what it is asked.
 #[derive(Debug)]
@@ -23,10 +21,8 @@ impl Spawn {
     /// # Errors
     /// The request is too long.
     pub fn new(program: PathBuf, request: Vec<u8>) -> io::Result<Self> {
-        match request.len() <= REQUEST_BYTES_MAX {
-            true => Ok(Self { program, request }),
-            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "a longer request than fits")),
-        }
+        check_length(&request)?;
+        Ok(Self { program, request })
     }
 
     /// Starts the program (`posix_spawn` where the C library has a good one), gives it its
@@ -37,32 +33,13 @@ impl Spawn {
     pub fn run(&self) -> io::Result<()> {
         let mut command = Command::new(&self.program);
         // As bare as in a container: an environment costs copying.
-        command.env_clear().stderr(Stdio::null());
-        if self.request.is_empty() {
-            let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
-            return check(status.success());
-        }
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (input, output) = (child.stdin.take(), child.stdout.take());
-        let mut answer = Vec::with_capacity(self.request.len() + 1);
-        let told = input.map_or(Ok(()), |mut input| input.write_all(&self.request));
-        let heard = output.map_or(Ok(0), |mut output| output.read_to_end(&mut answer));
-        let status = child.wait()?;
-        told?;
-        heard?;
-        check(status.success() && answer == self.request)
-    }
-}
-
-fn check(is_right: bool) -> io::Result<()> {
-    match is_right {
-        true => Ok(()),
-        false => Err(io::Error::other("the program did not do what it does")),
+        exchange(command.env_clear().stderr(Stdio::null()), &self.request)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::process::REQUEST_BYTES_MAX;
     use super::*;
 
     #[test]

@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use perf::{Deadline, Echo, Latencies, Spawn, timed};
+use perf::{Deadline, Echo, Latencies, Slowest, Spawn, Stage, timed};
 use pilotlight::client::Completed;
-use pilotlight::invoke::Contract;
+use pilotlight::invoke::{Contract, Timings};
 use pilotlight::socket::answer::Room;
 use pilotlight::socket::request::Invoke;
 
@@ -23,6 +23,8 @@ pub(super) const PAYLOAD_BYTES: usize = 1024;
 const ROUNDS: u64 = 20;
 /// Untimed requests in front of each batch: the others have put this one to sleep.
 const WARM_UP: u64 = 16;
+/// Slowest invokes whose stages are kept.
+const SLOWEST: usize = 20;
 /// After a batch the node polls on for a moment; the next one waits until that is over.
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -38,9 +40,10 @@ pub(super) enum Scenario {
 }
 
 /// What came out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Measured {
     pub(super) latencies: Latencies,
+    pub(super) slowest: Slowest,
     pub(super) uds_echo_blocking: Latencies,
     pub(super) uds_echo_runtime: Latencies,
     pub(super) posix_spawn: Latencies,
@@ -49,6 +52,24 @@ pub(super) struct Measured {
 }
 
 impl Measured {
+    /// Nothing so far; of the slowest invokes `slowest` are kept.
+    fn new(slowest: usize) -> Self {
+        Self {
+            latencies: Latencies::new(),
+            slowest: Slowest::new(slowest),
+            uds_echo_blocking: Latencies::new(),
+            uds_echo_runtime: Latencies::new(),
+            posix_spawn: Latencies::new(),
+            exits: 0,
+            invokes: 0,
+        }
+    }
+
+    fn record(&mut self, took: Duration, done: &Completed) {
+        self.latencies.record(took);
+        self.slowest.offer(took, || stages(&done.outcome.timings));
+    }
+
     /// Returns of `KVM_RUN` of the VMs that served, per invoke they served.
     pub(super) fn vm_exits_per_invoke(&self) -> f64 {
         self.exits as f64 / self.invokes.max(1) as f64
@@ -117,7 +138,7 @@ impl Scenario {
     ) -> Result<Measured, Fault> {
         let spawn = self.spawn(&peers.folder)?;
         let mut course = Course::new(self, subject)?;
-        let mut measured = Measured::default();
+        let mut measured = Measured::new(SLOWEST);
         let batch = (count / ROUNDS).clamp(1, self.batch_max());
         let (echoes, spawns) = (batch.max(50), batch.min(10));
         let deadline = Deadline::after(limit);
@@ -217,7 +238,7 @@ impl<'a> Course<'a> {
             if vm != Some(done.outcome.vm) || done.room != Room::Active {
                 return Err(Fault::new("the node changed the VM in the middle of a batch"));
             }
-            measured.latencies.record(took);
+            measured.record(took, &done);
         }
         let vm = vm.map(|vm| vm.to_string()).unwrap_or_default();
         measured.exits += self.subject.vms()?.exits_since(&before, &vm);
@@ -237,7 +258,7 @@ impl<'a> Course<'a> {
         if done.room != Room::Warming {
             return Err(Fault::new("the node had a VM for a user it had never seen"));
         }
-        measured.latencies.record(took);
+        measured.record(took, &done);
         let vm = done.outcome.vm.to_string();
         measured.exits += self.subject.vms()?.exits_since(&before, &vm);
         measured.invokes += 1;
@@ -251,6 +272,18 @@ impl<'a> Course<'a> {
             let _ = self.subject.client.remove("", self.function);
         }
     }
+}
+
+/// In the order in which the node measures them.
+fn stages(timings: &Timings) -> [Stage; 6] {
+    [
+        ("accept", timings.accept_nanos),
+        ("route", timings.route_nanos),
+        ("load", timings.load_nanos),
+        ("acquire", timings.acquire_nanos),
+        ("run", timings.run_nanos),
+        ("reply", timings.reply_nanos),
+    ]
 }
 
 /// Whether an invoke did what it was to do.

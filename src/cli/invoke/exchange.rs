@@ -154,7 +154,9 @@ impl<'a> Exchange<'a> {
                     let (code, message) = (code.to_owned(), message.to_owned());
                     return Err(ClientError::Refused { code, message }.into());
                 }
-                Answer::Hello(_) | Answer::Reply(_) => return Err(super::out_of_turn().into()),
+                Answer::Hello(_) | Answer::Reply(_) | Answer::Attached(_) => {
+                    return Err(super::out_of_turn().into());
+                }
             }
         }
         Ok(None)

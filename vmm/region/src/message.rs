@@ -27,6 +27,28 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// `WouldBlock` on a non-blocking socket without room, `BrokenPipe` when the peer is gone,
 /// `InvalidInput` for too many descriptors.
 pub fn send(socket: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket.as_fd(), message, descriptors, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// As [`send`], and `WouldBlock` instead of waiting. Returns how many bytes were sent, which on a
+/// stream socket may be fewer than there are; the descriptors go with the first of them.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_now(
+    socket: impl AsFd,
+    message: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    send_with(socket.as_fd(), message, descriptors, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+}
+
+fn send_with(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); ANCILLARY_BYTES];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let is_pushed =
@@ -34,8 +56,7 @@ pub fn send(socket: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -
     if descriptors.len() > DESCRIPTORS_MAX || !is_pushed {
         return Err(ErrorKind::InvalidInput.into());
     }
-    sendmsg(socket, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
+    Ok(sendmsg(socket, &[IoSlice::new(message)], &mut ancillary, flags)?)
 }
 
 /// A message that came in.

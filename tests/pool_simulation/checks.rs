@@ -1,0 +1,193 @@
+//! What the model looks at after each step.
+
+use std::collections::BTreeMap;
+
+use abi::frame::code::INLINE_BYTES_MAX;
+use pilotlight::invoke::{Freshness, Nanos, VmId};
+use pilotlight::pool::{FunctionFacts, KeyState, LoadId, Pool, Whereabouts};
+
+use super::{Load, Model, State, Vm};
+
+impl Model {
+    /// Every open invoke is where it should be, and none is overdue after the clock was looked at.
+    pub(super) fn check_invokes(&mut self, pool: &Pool, now: Nanos, is_tick: bool) {
+        self.loading.clear();
+        self.waiting.clear();
+        let mut entered = Vec::new();
+        for (id, open) in &self.invokes {
+            let place = pool.whereabouts(*id);
+            let deadline = open.arrival.deadline_nanos;
+            let limit = match (place, open.sent) {
+                (Some(Whereabouts::Waiting), None) => {
+                    self.waiting.insert(*id);
+                    deadline.min(open.arrived.saturating_add(self.limits.queue_wait_nanos))
+                }
+                (Some(Whereabouts::Loading { vm }), None) => {
+                    self.loading.insert(*id, vm);
+                    entered.push((*id, vm));
+                    deadline
+                }
+                (Some(Whereabouts::Running { vm, container }), Some(sent)) => {
+                    assert_eq!((vm, container), sent, "runs where it was sent");
+                    assert_eq!(pool.place_of(*id), Some(sent));
+                    deadline.saturating_add(self.limits.deadline_grace_nanos)
+                }
+                (None, _) => panic!("{id} was forgotten"),
+                other => panic!("{id} is nowhere: {other:?}"),
+            };
+            assert!(!is_tick || limit > now, "{id} is overdue");
+            if let Some((vm, _)) = open.sent {
+                let state = self.vms.get(&vm).map(|vm| vm.state);
+                assert_eq!(state, Some(State::Active(open.arrival.key)), "{id} in a lost VM");
+            }
+        }
+        for (invoke, vm) in entered {
+            self.enter(invoke, vm);
+        }
+        for vm in self.vms.values().filter(|vm| matches!(vm.state, State::Active(_))) {
+            for container in vm.containers.values().filter(|c| c.busy.is_none()) {
+                assert!(container.invokes < u64::MAX - 1, "a process that ended badly stays");
+            }
+        }
+    }
+
+    pub(super) fn check_counts(&self, pool: &Pool) {
+        let census = pool.census();
+        let count = |is: fn(&Vm) -> bool| {
+            u32::try_from(self.vms.values().filter(|vm| is(vm)).count()).unwrap()
+        };
+        assert_eq!(census.starting, count(|vm| vm.state == State::Starting), "starting");
+        assert_eq!(census.warm, count(|vm| vm.state == State::Warm), "warm");
+        assert_eq!(census.leaving, count(|vm| vm.state == State::Leaving), "leaving");
+        let active = count(|vm| matches!(vm.state, State::Active(_)));
+        assert_eq!(census.assigned + census.invoking, active, "active");
+        let resetting = count(|vm| matches!(vm.state, State::Resetting(_) | State::Waking(_)));
+        assert_eq!(census.resetting, resetting, "resetting");
+        assert_eq!(usize::try_from(census.waiting), Ok(self.waiting.len()), "waiting");
+        let open = u32::try_from(self.invokes.len()).unwrap();
+        assert_eq!(census.waiting + census.running, open, "every invoke is somewhere");
+        assert!(
+            census.running <= self.limits.inflight_max && census.waiting <= self.limits.queue_max
+        );
+    }
+
+    /// Containers of a VM taken by invokes, those that wait for a package too, and their memory.
+    fn taken(&self, id: VmId, vm: &Vm) -> (u32, u32) {
+        let busy = vm.containers.values().filter(|c| c.busy.is_some());
+        let loading = self.loading.iter().filter(|(_, place)| **place == id);
+        let loading = loading.map(|(invoke, _)| self.invokes[invoke].arrival.facts.memory_mib);
+        let taken = busy.map(|container| container.facts.memory_mib).chain(loading);
+        taken.fold((0, 0), |(count, memory), mib| (count + 1, memory + mib))
+    }
+
+    pub(super) fn check_published(&self) {
+        let mut expected: BTreeMap<u64, KeyState> = BTreeMap::new();
+        for (id, vm) in &self.vms {
+            let Some(key) = vm.state.key() else {
+                continue;
+            };
+            let (count, memory) = self.taken(*id, vm);
+            let is_open = matches!(vm.state, State::Active(_)) && !vm.is_spent;
+            let has_room = is_open
+                && count < self.limits.containers_per_vm
+                && memory < self.limits.memory_mib_max;
+            let state = expected.entry(key.fingerprint()).or_insert(KeyState::Full);
+            if has_room {
+                *state = KeyState::Room;
+            }
+        }
+        for (key, state) in &self.published {
+            let wanted = expected.remove(key).unwrap_or(KeyState::Absent);
+            assert_eq!(*state, wanted, "published for {key:x}");
+        }
+        assert!(expected.is_empty(), "not published: {expected:?}");
+        let warm = self.vms.values().filter(|vm| vm.state == State::Warm).count();
+        assert_eq!(usize::try_from(self.published_warm), Ok(warm), "warm VMs published");
+    }
+
+    pub(super) fn check_nobody_waits_in_vain(&self) {
+        let running = self.invokes.len() - self.waiting.len();
+        if self.waiting.is_empty() || running >= usize::try_from(self.limits.inflight_max).unwrap()
+        {
+            return;
+        }
+        let has_warm = self.vms.values().any(|vm| vm.state == State::Warm);
+        for id in &self.waiting {
+            let arrival = &self.invokes[id].arrival;
+            let user = &arrival.key.user;
+            let user_has_room = self.count_of(user) < self.limits.vms_per_user_max
+                || self.vms.iter().any(|(id, vm)| {
+                    let is_of_user = matches!(vm.state, State::Active(key) if key.user == *user);
+                    is_of_user && self.taken(*id, vm).0 == 0
+                });
+            assert!(!(has_warm && user_has_room), "{id} waits though a VM is warm");
+            for (place, vm) in &self.vms {
+                let is_its_own = vm.state == State::Active(arrival.key);
+                assert!(
+                    !is_its_own || !self.fits(*place, vm, &arrival.facts),
+                    "{id} waits in vain"
+                );
+            }
+        }
+    }
+
+    fn fits(&self, id: VmId, vm: &Vm, facts: &FunctionFacts) -> bool {
+        let is_alone = facts.freshness == Freshness::Vm;
+        let mut containers = vm.containers.values();
+        let has_others = containers.any(|other| other.facts.function != facts.function);
+        if vm.is_spent || (is_alone && (!vm.entered.is_empty() || has_others)) {
+            return false;
+        }
+        let mut idle = vm.containers.values().filter(|c| c.busy.is_none());
+        if idle.any(|container| container.facts.function == facts.function) {
+            return true;
+        }
+        let (count, memory) = self.taken(id, vm);
+        let has_package = vm.loads.values().any(|load| load.package == facts.package);
+        let is_inline = facts.package_bytes <= u64::try_from(INLINE_BYTES_MAX).unwrap();
+        let start = vm.window_end.next_multiple_of(4096);
+        let window = self.limits.window_start + self.limits.window_bytes;
+        let end = start + facts.package_bytes.next_multiple_of(4096);
+        // A guest that has seen nothing of the window since its reset does not mind a new one; and
+        // every package fits an empty one, or its invoke was refused.
+        let has_place = is_inline || end <= window || !vm.is_window_seen;
+        let is_spare = |(id, load): (&LoadId, &Load)| {
+            let mut containers = vm.containers.values();
+            load.is_there && containers.all(|c| c.load != *id || c.busy.is_none())
+        };
+        let has_entry = u32::try_from(vm.loads.len()).unwrap() < self.limits.packages_per_vm
+            || vm.loads.iter().any(is_spare);
+        count < self.limits.containers_per_vm
+            && memory + facts.memory_mib <= self.limits.memory_mib_max
+            && (has_package || (has_entry && has_place))
+    }
+
+    /// The pool asks to be woken in time for everything it owes.
+    pub(super) fn check_alarm(&self, pool: &Pool, now: Nanos, is_tick: bool) {
+        let wake = pool.next_wake().unwrap_or(Nanos::MAX);
+        assert!(!is_tick || wake > now, "a tick leaves nothing due");
+        let limits = &self.limits;
+        for (id, open) in &self.invokes {
+            let deadline = open.arrival.deadline_nanos;
+            let limit = match (open.sent, open.cancelled) {
+                (None, _) if self.waiting.contains(id) => {
+                    deadline.min(open.arrived.saturating_add(limits.queue_wait_nanos))
+                }
+                (None, _) => deadline,
+                (Some(_), None) => deadline.saturating_add(limits.deadline_grace_nanos),
+                (Some(_), Some(since)) => since.max(deadline) + limits.deadline_grace_nanos,
+            };
+            assert!(wake <= limit, "{id} would be answered too late");
+        }
+        for (id, vm) in &self.vms {
+            let limit = match vm.state {
+                State::Starting => vm.since + limits.spawn_timeout_nanos,
+                State::Resetting(_) | State::Waking(_) => vm.since + limits.reset_timeout_nanos,
+                State::Leaving => Nanos::MAX,
+                State::Active(_) | State::Warm => Nanos::MAX,
+            };
+            assert!(wake <= limit, "{id} would be given up too late");
+            assert!(vm.state != State::Leaving || wake != Nanos::MAX, "{id} is forgotten");
+        }
+    }
+}
