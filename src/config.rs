@@ -53,6 +53,8 @@ pub struct Config {
     pub vm: Vm,
     /// Snapshots of functions.
     pub snapshots: Snapshots,
+    /// When the host is short of memory.
+    pub memory: Memory,
     /// What one request may be.
     pub requests: Requests,
     /// Delivery of logs.
@@ -127,6 +129,19 @@ pub struct Snapshots {
     pub busy_invokes_per_second: u32,
     /// But no longer than this, milliseconds: a node that is never idle needs them most.
     pub patience_millis: u64,
+}
+
+/// When the host is short of memory: warm VMs beyond `pools.warm_min` are ended then, and after
+/// them VMs of users in which nothing runs, the longest idle first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memory {
+    /// Percent of the last ten seconds in which some task of the host waited for memory
+    /// (`/proc/pressure/memory`). A host that swaps a little stays below it.
+    pub stall_percent_max: u32,
+    /// Percent of the host's memory that is to stay available: room for the programs that run to
+    /// grow into, and for the kernel's caches.
+    pub available_percent_min: u32,
 }
 
 /// Delivery of logs.
@@ -208,6 +223,12 @@ impl Default for Snapshots {
     }
 }
 
+impl Default for Memory {
+    fn default() -> Self {
+        Self { stall_percent_max: 10, available_percent_min: 5 }
+    }
+}
+
 impl Default for Log {
     fn default() -> Self {
         Self {
@@ -284,6 +305,8 @@ impl Config {
 
     fn check_sizes(&self) -> Result<(), ConfigError> {
         let ram_max = mib(layout::RAM_BYTES_MAX);
+        between("memory.stall_percent_max", self.memory.stall_percent_max, 1, 101)?;
+        between("memory.available_percent_min", self.memory.available_percent_min, 0, 100)?;
         between("vm.ram_mib", self.vm.ram_mib, mib(layout::RAM_BYTES_MIN), ram_max)?;
         between("vm.kernel_mib", self.vm.kernel_mib, 16, self.vm.ram_mib - 1)?;
         between("vm.poll_micros", self.vm.poll_micros, 0, POLL_MICROS_MAX)?;
@@ -298,6 +321,7 @@ impl Config {
         let day_millis = 24 * 3600 * 1000;
         for (key, millis) in [
             ("pools.queue_wait_millis", pools.queue_wait_millis),
+            ("pools.demand_window_millis", pools.demand_window_millis),
             ("pools.spawn_timeout_millis", pools.spawn_timeout_millis),
             ("pools.spawn_backoff_min_millis", pools.spawn_backoff_min_millis),
             ("pools.spawn_backoff_max_millis", pools.spawn_backoff_max_millis),

@@ -3,6 +3,7 @@
 //! ```text
 //!  shard ── Restore, Kill, Bury ──► keeper ── spawn, kill, reap ──► VMM processes
 //!  shard ◄── Up, Failed, Gone ───── keeper
+//!  shard ◄── Memory ─────────────── keeper ◄─ once a second ─ the host's memory
 //! ```
 //! Making and ending a VM takes milliseconds, so none of it happens on a shard. The thread lives
 //! as long as its shard: VMMs get a signal when it dies, and so none outlives the node.
@@ -12,9 +13,13 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 use region::Doorbell;
-use rustix::event::{PollFd, PollFlags};
+use region::clock::monotonic_nanos;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::cell::{Cell, Infant, Nursery};
+use crate::config::Memory;
+use crate::pool::Pressure;
+use crate::pressure;
 use crate::snapshot_store::FunctionSnapshot;
 
 /// What a shard asks for.
@@ -35,7 +40,13 @@ pub(crate) enum News {
     Failed { vm: u64, reason: String },
     /// Its process is over.
     Gone { vm: u64, ending: String },
+    /// The host is short of memory, still, or no longer.
+    Memory(Pressure),
 }
+
+/// How often the host's memory is looked at.
+const LOOK_NANOS: u64 = 1_000_000_000;
+const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A shard's handle to its keeper. Dropping it ends every VM and waits for that.
 pub(crate) struct Keeper {
@@ -53,12 +64,21 @@ impl Keeper {
     pub(crate) fn start(
         nursery: Arc<Nursery>,
         node_doorbell: Doorbell,
+        memory: Memory,
         tell: impl Fn(News) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = unbounded();
         let bell = Arc::new(Doorbell::new()?);
-        let round =
-            Round { nursery, node_doorbell, bell: Arc::clone(&bell), infants: Vec::new(), tell };
+        let round = Round {
+            nursery,
+            node_doorbell,
+            memory,
+            pressure: Pressure::Calm,
+            looked_nanos: 0,
+            bell: Arc::clone(&bell),
+            infants: Vec::new(),
+            tell,
+        };
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
             .spawn(move || round.run(&receiver))?;
@@ -89,6 +109,9 @@ impl Drop for Keeper {
 struct Round<F> {
     nursery: Arc<Nursery>,
     node_doorbell: Doorbell,
+    memory: Memory,
+    pressure: Pressure,
+    looked_nanos: u64,
     bell: Arc<Doorbell>,
     infants: Vec<Infant>,
     tell: F,
@@ -103,6 +126,7 @@ impl<F: Fn(News)> Round<F> {
                 Err(TryRecvError::Disconnected) => break,
             }
             self.reap();
+            self.look_at_memory();
         }
         for infant in &self.infants {
             infant.kill();
@@ -132,13 +156,28 @@ impl<F: Fn(News)> Round<F> {
         }
     }
 
-    /// Waits until there is a wish or a process ended.
+    /// Says each time that memory is short: what was let go of for that may not have been enough.
+    fn look_at_memory(&mut self) {
+        let now = monotonic_nanos();
+        if now.saturating_sub(self.looked_nanos) < LOOK_NANOS {
+            return;
+        }
+        self.looked_nanos = now;
+        let pressure = pressure::look(&self.memory);
+        if std::mem::replace(&mut self.pressure, pressure) != pressure
+            || pressure == Pressure::Tight
+        {
+            (self.tell)(News::Memory(pressure));
+        }
+    }
+
+    /// Waits until there is a wish, a process ended, or memory is to be looked at.
     fn wait(&self) {
         let mut entries = vec![PollFd::new(&*self.bell, PollFlags::IN)];
         let pidfds: Vec<_> = self.infants.iter().map(Infant::pidfd).collect();
         entries.extend(pidfds.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
         // An interrupted wait is a wait that ended early.
-        let _ = rustix::event::poll(&mut entries, None);
+        let _ = rustix::event::poll(&mut entries, Some(&LOOK));
         drop(self.bell.drain());
     }
 

@@ -9,6 +9,7 @@ mod shard;
 mod librarian;
 mod maker;
 mod keeper;
+mod pressure;
 mod cell;
 mod snapshot_store;
 mod cgroup;

@@ -149,7 +149,8 @@ impl Node {
                 neighbours: std::mem::take(&mut passages[usize::from(shard)].0),
                 passages: std::mem::take(&mut passages[usize::from(shard)].1),
                 index: index.clone(),
-                keeper: Keeper::start(Arc::clone(&nursery), doorbell, tell).map_err(broken)?,
+                keeper: Keeper::start(Arc::clone(&nursery), doorbell, config.memory.clone(), tell)
+                    .map_err(broken)?,
                 librarian: Arc::clone(&librarian),
                 publisher,
                 pool: Pool::new(limits, shard, shards),

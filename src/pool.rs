@@ -25,6 +25,7 @@ pub mod vm;
 pub mod index;
 mod active;
 mod alarm;
+mod demand;
 mod inflight;
 mod interior;
 mod leaving;
@@ -41,7 +42,7 @@ use crate::invoke::{Freshness, InvokeId, Nanos, Status, VmId};
 
 pub use event::{
     Answer, Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, KeyState, LoadId, Notice,
-    PackageRef, Place, ResetId, RetireReason,
+    PackageRef, Place, Pressure, ResetId, RetireReason,
 };
 pub use view::{Census, Sight, Whereabouts};
 
@@ -82,7 +83,7 @@ enum Serve {
 /// Why an invoke has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
-    /// No VM of its key has room and no VM is warm.
+    /// No VM of its key has room and no VM is warm for it.
     NoWarm,
     /// Its user has as many VMs as one may, and all are at work.
     UserLimit,
@@ -127,6 +128,9 @@ impl Pool {
                 self.expel(vm, RetireReason::Fault(blame), blame, now, effects);
             }
             Event::VmGone { vm, blame } => self.gone(vm, blame, now, effects),
+            Event::SnapshotMade { facts } => self.snapshot_made(facts),
+            Event::SnapshotGone { function } => self.warming.remove_function(function),
+            Event::Pressure { level } => self.pressure(level, now, effects),
             Event::Tick => self.tick(now, effects),
             Event::Stop => self.stop(now, effects),
         }
@@ -182,6 +186,13 @@ impl Pool {
         }
     }
 
+    /// A function whose snapshot fits no VM is started from the base, or refused.
+    fn snapshot_made(&mut self, facts: FunctionFacts) {
+        if self.can_ever_fit(&facts) {
+            self.warming.add_function(facts);
+        }
+    }
+
     fn can_ever_fit(&self, facts: &FunctionFacts) -> bool {
         facts.memory_mib <= self.limits.memory_mib_max
             && facts.package_bytes <= self.limits.window_bytes
@@ -209,13 +220,17 @@ impl Pool {
             // An idle VM of the user that does not suit gives way to one that will.
             let idle = self.active.oldest_idle(Some(&arrival.key.user));
             let idle = idle.ok_or(Refusal::UserLimit)?;
-            if self.warming.warm_count() == 0 {
+            if !self.warming.has_for(arrival.facts.function) {
                 return Err(Refusal::NoWarm);
             }
             self.expel(idle, RetireReason::SlotNeeded, Blame::Nobody, now, effects);
         }
-        let warm = self.warming.take_warm().ok_or(Refusal::NoWarm)?;
-        self.warming.hold(&self.limits, now);
+        let function = arrival.facts.function;
+        let warm = self.warming.take_for(function, &self.limits, now).ok_or(Refusal::NoWarm)?;
+        if warm.function().is_some() && self.inflight.waiting_count() > 0 {
+            // It was warm for this function only; now others of its key may join.
+            self.may_serve(arrival.key);
+        }
         let vm = warm.id();
         effects.push(Effect::Assign { vm, invoke: arrival.invoke, key: arrival.key });
         self.active.add(warm.assign(arrival.key, now));
@@ -411,7 +426,7 @@ impl Pool {
 
     fn publish(&mut self, effects: &mut Vec<Effect>) {
         self.active.publish(effects);
-        let count = self.warming.warm_count();
+        let count = self.warming.base_count();
         if std::mem::replace(&mut self.published_warm, count) != count {
             effects.push(Effect::PublishWarm { count });
         }

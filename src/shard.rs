@@ -303,6 +303,7 @@ impl Engine {
                 self.deliver_answers(clients);
                 self.bury(VmId(vm));
             }
+            Letter::News(News::Memory(level)) => self.drive(Event::Pressure { level }, now, None),
             Letter::Report(Report::Opened { package, open }) => {
                 self.opened(package, open, now);
             }

@@ -338,7 +338,7 @@ fn status_counts_what_happened() {
     assert_eq!(status["pools"]["assigned"], 1, "{status:#}");
     let vms = status["vms"].as_array().unwrap();
     let assigned = vms.iter().find(|vm| vm["state"] == "assigned").unwrap();
-    assert_eq!((&assigned["containers"], &assigned["running"]), (&0.into(), &0.into()));
+    assert_eq!((&assigned["containers"], &assigned["running"]), (&1.into(), &0.into()));
     assert!(assigned["key"].is_string() && assigned["pid"].is_number(), "{assigned}");
     for call in status["missing_syscalls"].as_array().unwrap() {
         assert!(call["name"].is_string() && call["count"].as_u64().unwrap() > 0, "{call}");

@@ -75,9 +75,11 @@ fn no_process_starts_for_an_invoke_and_no_vmm_executes_anything() {
         client.deploy(("ada", function), &package).unwrap();
     }
     run(&mut client, "ada", "sum", b"");
-    // The warming pool makes up for the VM it gave; then nothing is to start any more.
-    let status = wait_for_status(&mut client, "a full warming pool", |status| {
-        status["pools"]["warm"] == 2 && status["pools"]["starting"] == 0
+    // The warming pool makes up for the VM it gave, and the functions' snapshots are made; then
+    // nothing is to start any more.
+    let status = wait_for_status(&mut client, "a full warming pool and snapshots", |status| {
+        let is_full = status["pools"]["warm"] == 2 && status["pools"]["starting"] == 0;
+        is_full && status["pools"]["leaving"] == 0 && status["snapshots"]["pending"] == 0
     });
     let me = std::process::id();
     // Ended children are counted when they are waited for, unless nobody is to be told of them.

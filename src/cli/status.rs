@@ -20,7 +20,8 @@ pub(crate) struct Status {
 }
 
 /// States a VM goes through, in that order.
-const STATES: [&str; 6] = ["starting", "warm", "assigned", "invoking", "resetting", "leaving"];
+const STATES: [&str; 7] =
+    ["starting", "warm", "prepared", "assigned", "invoking", "resetting", "leaving"];
 
 /// Stages of an invoke and what surrounds them, as people read them.
 const STAGES: [(&str, &str); 9] = [
@@ -77,6 +78,17 @@ fn text(status: &Value) -> String {
         counters["loads"],
         counters["log_records"],
         counters["log_dropped"],
+    );
+    let snapshots = &status["snapshots"];
+    text += &format!(
+        "snapshots  {} of functions ({}), {} failed, {} to be made; {} resets, {} verified, {} failed\n",
+        snapshots["made"],
+        report::bytes(number(&snapshots["bytes"])),
+        snapshots["failed"],
+        snapshots["pending"],
+        counters["resets"],
+        counters["resets_verified"],
+        counters["resets_failed"],
     );
     text += &format!("cgroups    {}\n", word(&status["cgroups"]));
     text += &format!("restore    {}\n", word(&status["restore"]));

@@ -14,10 +14,17 @@ use crate::invoke::Nanos;
 pub struct Pools {
     /// Warm VMs the node keeps even when that costs an idle user their VM.
     pub warm_min: u32,
-    /// Warm VMs the node keeps while slots are free.
+    /// Warm VMs the node keeps while slots are free and nothing happens; while memory is short it
+    /// keeps `warm_min`.
     pub warm_target: u32,
-    /// Warm VMs when invokes wait: demand adds to the target up to here.
+    /// Warm VMs of all kinds when there is demand: as many as were taken lately, and those that
+    /// invokes wait for.
     pub warm_max: u32,
+    /// Of them, VMs restored from the snapshot of one function. There are none unless it was
+    /// lately invoked for keys that had no VM; then as many as it took. 0: never any.
+    pub warm_per_function_max: u32,
+    /// What `lately` is, milliseconds. Longer than bursts are apart, shorter than a pause.
+    pub demand_window_millis: u64,
     /// VMs in any state.
     pub vms_max: u32,
     /// Containers one VM may hold at once. Past it the same user gets another VM.
@@ -66,6 +73,8 @@ impl Default for Pools {
             warm_min: 1,
             warm_target: 4,
             warm_max: 8,
+            warm_per_function_max: 4,
+            demand_window_millis: 10_000,
             vms_max: 64,
             containers_per_vm: 8,
             vms_per_user_max: 8,
@@ -95,6 +104,8 @@ impl Pools {
         between("pools.warm_max", pools.warm_max, 1, pools.vms_max)?;
         between("pools.warm_target", pools.warm_target, 0, pools.warm_max)?;
         between("pools.warm_min", pools.warm_min, 0, pools.warm_target)?;
+        let per_function = pools.warm_per_function_max;
+        between("pools.warm_per_function_max", per_function, 0, pools.vms_max)?;
         between("pools.containers_per_vm", pools.containers_per_vm, 1, CONTAINERS_PER_VM_MAX)?;
         between("pools.vms_per_user_max", pools.vms_per_user_max, 1, VMS_PER_SHARD_MAX)?;
         between("pools.packages_per_vm", pools.packages_per_vm, 1, 1024)?;
@@ -111,6 +122,8 @@ pub struct PoolLimits {
     pub warm_min: u32,
     pub warm_target: u32,
     pub warm_max: u32,
+    pub warm_per_function_max: u32,
+    pub demand_window_nanos: Nanos,
     pub vms_max: u32,
     pub containers_per_vm: u32,
     pub vms_per_user_max: u32,
@@ -150,6 +163,8 @@ impl Config {
             warm_min: share(pools.warm_min),
             warm_target: share(pools.warm_target),
             warm_max: share(pools.warm_max),
+            warm_per_function_max: share(pools.warm_per_function_max),
+            demand_window_nanos: millis(pools.demand_window_millis),
             vms_max: share(pools.vms_max),
             containers_per_vm: pools.containers_per_vm,
             vms_per_user_max: pools.vms_per_user_max,

@@ -119,6 +119,12 @@ impl Active {
         idle.min().map(|(_, vm)| vm)
     }
 
+    /// VMs that are idle.
+    pub(super) fn idle_count(&self) -> u32 {
+        let idle = self.lodgers().filter(|lodger| lodger.idle_since().is_some());
+        u32::try_from(idle.count()).unwrap_or(u32::MAX)
+    }
+
     /// A VM moves in. The pool never has more VMs than there are slots.
     pub(super) fn add(&mut self, vm: Vm<Clean>) {
         let Some(place) = self.free.pop() else {

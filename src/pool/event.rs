@@ -62,6 +62,15 @@ pub enum Blame {
     Host,
 }
 
+/// Whether the host is short of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressure {
+    /// It is not.
+    Calm,
+    /// It is: VMs nobody uses are to go.
+    Tight,
+}
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -132,6 +141,22 @@ pub enum Event {
         vm: VmId,
         /// Whose fault.
         blame: Blame,
+    },
+    /// VMs can be restored from a function's snapshot: package 1 and container 1 are in it.
+    SnapshotMade {
+        /// Which function.
+        facts: FunctionFacts,
+    },
+    /// They cannot any more.
+    SnapshotGone {
+        /// Which function.
+        function: FunctionRef,
+    },
+    /// Memory is short, still, or no longer. Each time it is said to be tight, something goes that
+    /// can: first what is warm beyond the least, then of the idle VMs the oldest.
+    Pressure {
+        /// How it is.
+        level: Pressure,
     },
     /// Time has passed: send it whenever [`super::Pool::next_wake`] is reached.
     Tick,
@@ -205,6 +230,10 @@ pub enum RetireReason {
     Idle,
     /// Its slot is needed for others.
     SlotNeeded,
+    /// It was warm, and more are than are wanted.
+    Surplus,
+    /// The host is short of memory.
+    Pressure,
     /// It did not become ready in time.
     NotReady,
     /// It did not answer a deadline or a cancel in time.
@@ -245,6 +274,8 @@ pub enum Effect {
     Spawn {
         /// Its number.
         vm: VmId,
+        /// From the snapshot of this function; `None`: from the base.
+        snapshot: Option<FunctionRef>,
     },
     /// Give a warm VM to the user of this invoke, with its logging service and credential.
     Assign {
@@ -345,7 +376,7 @@ pub enum Effect {
         /// What it has.
         state: KeyState,
     },
-    /// Tell the other shards how many warm VMs this one has.
+    /// Tell the other shards how many warm VMs for anybody this one has.
     PublishWarm {
         /// How many.
         count: u32,

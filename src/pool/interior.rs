@@ -9,6 +9,9 @@
 //! simply empty again: a package that lies there needs no new place, which saves a message to the
 //! VMM and back, and only when another one has no room does the window begin anew, provided the
 //! guest was given nothing of it since its reset.
+//!
+//! A VM restored from a function's snapshot begins, and begins again after each reset, with that
+//! function's package and a container for it, both number 1. The package stays where it lies.
 
 use abi::frame::code::INLINE_BYTES_MAX;
 use abi::layout::PAGE_BYTES;
@@ -17,6 +20,10 @@ use crate::config::PoolLimits;
 use crate::invoke::{ContainerId, Contract, InvokeId, Nanos, VmId};
 
 use super::event::{Effect, FunctionFacts, LoadId, PackageRef, Place};
+
+/// Numbers of the container and the package in a function's snapshot, as the maker gave them.
+const PREPARED_CONTAINER: ContainerId = ContainerId(1);
+const PREPARED_LOAD: LoadId = LoadId(1);
 
 /// Containers and packages of one VM.
 #[derive(Debug)]
@@ -31,6 +38,10 @@ pub(super) struct Interior {
     placed: Vec<(PackageRef, u64)>,
     /// Whether the guest knows of something in the window since it was restored or reset.
     is_window_seen: bool,
+    /// What its snapshot has in it.
+    prepared: Option<FunctionFacts>,
+    /// Where the window is free behind what the snapshot has in it.
+    window_start: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +49,6 @@ struct InteriorLimits {
     containers: usize,
     packages: usize,
     memory_mib: u32,
-    window_start: u64,
     window_end: u64,
 }
 
@@ -95,25 +105,53 @@ pub(super) enum Fit {
 }
 
 impl Interior {
-    pub(super) fn new(limits: &PoolLimits) -> Self {
+    pub(super) fn new(limits: &PoolLimits, prepared: Option<FunctionFacts>) -> Self {
         let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
         let limits_inside = InteriorLimits {
             containers: count(limits.containers_per_vm),
             packages: count(limits.packages_per_vm),
             memory_mib: limits.memory_mib_max,
-            window_start: limits.window_start,
             window_end: limits.window_start + limits.window_bytes,
         };
-        Self {
+        let mut placed = Vec::with_capacity(limits_inside.packages);
+        let mut window_start = limits.window_start;
+        if let Some(facts) = prepared.filter(|facts| !is_inline(facts.package_bytes)) {
+            placed.push((facts.package, window_start));
+            window_start += facts.package_bytes.next_multiple_of(PAGE_BYTES);
+        }
+        let mut interior = Self {
             containers: Vec::with_capacity(limits_inside.containers),
             packages: Vec::with_capacity(limits_inside.packages),
             limits: limits_inside,
-            next_container: 1,
-            next_load: 1,
-            window_next: limits.window_start,
-            placed: Vec::with_capacity(limits_inside.packages),
+            next_container: PREPARED_CONTAINER.0 + 1,
+            next_load: PREPARED_LOAD.0 + 1,
+            window_next: window_start,
+            placed,
             is_window_seen: false,
-        }
+            prepared,
+            window_start,
+        };
+        interior.begin();
+        interior
+    }
+
+    /// What its snapshot has in it.
+    pub(super) fn prepared(&self) -> Option<&FunctionFacts> {
+        self.prepared.as_ref()
+    }
+
+    /// Puts in what its snapshot has in it.
+    fn begin(&mut self) {
+        let Some(facts) = self.prepared else { return };
+        let (load, used_nanos) = (PREPARED_LOAD, 0);
+        self.packages.push(Package {
+            package: facts.package,
+            load,
+            give_up_nanos: None,
+            used_nanos,
+        });
+        let state = ContainerState::Idle { since_nanos: 0 };
+        self.containers.push(Container { id: PREPARED_CONTAINER, facts, load, state });
     }
 
     /// The VM is put back to its snapshot: its guest has no container and no package.
@@ -126,6 +164,7 @@ impl Interior {
             }
         }
         self.is_window_seen = false;
+        self.begin();
     }
 
     pub(super) fn containers(&self) -> &[Container] {
@@ -204,7 +243,7 @@ impl Interior {
         };
         let offset = match fits(self.window_next) {
             true => self.window_next,
-            false if !self.is_window_seen => self.limits.window_start,
+            false if !self.is_window_seen => self.window_start,
             false => return None,
         };
         fits(offset).then_some(Place::Window { offset })
@@ -220,7 +259,8 @@ impl Interior {
             Place::Placed { .. } => self.is_window_seen = true,
             Place::Window { offset } => {
                 if offset < self.window_next {
-                    self.placed.clear();
+                    let kept = self.window_start;
+                    self.placed.retain(|(_, offset)| *offset < kept);
                 }
                 // Of those remembered only as many as a VM may have: more is luck anyway.
                 if self.placed.len() == self.limits.packages {

@@ -67,6 +67,11 @@ impl Leaving {
         }
     }
 
+    /// VMs of this room, and whether from a function's snapshot.
+    pub(super) fn all(&self) -> impl Iterator<Item = (VmId, bool)> {
+        self.vms.iter().map(|(vm, _)| (vm.id(), vm.function().is_some()))
+    }
+
     /// VMs of this room, for simulations.
     pub(super) fn ids(&self) -> impl Iterator<Item = VmId> {
         self.vms.iter().map(|(vm, _)| vm.id())

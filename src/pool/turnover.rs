@@ -2,7 +2,7 @@
 
 use crate::invoke::{BusyReason, Nanos, VmId};
 
-use super::event::{Answer, Blame, Effect, RetireReason};
+use super::event::{Answer, Blame, Effect, FunctionFacts, FunctionRef, Pressure, RetireReason};
 use super::inflight::Running;
 use super::interior::LivesOn;
 use super::lodger::Lodger;
@@ -28,29 +28,34 @@ impl Pool {
     }
 
     pub(super) fn spawn_failed(&mut self, vm: VmId, now: Nanos, effects: &mut Vec<Effect>) {
-        let was_starting = self.warming.take_starting(vm).is_some();
-        if was_starting {
-            self.note_failure(now, effects);
+        let starting = self.warming.take_starting(vm).map(|starting| starting.function());
+        if let Some(function) = starting {
+            self.note_failure(function, now, effects);
         }
-        if was_starting || self.leaving.remove(vm) {
+        if starting.is_some() || self.leaving.remove(vm) {
             self.serve = Serve::Everybody;
         }
     }
 
-    pub(super) fn note_failure(&mut self, now: Nanos, effects: &mut Vec<Effect>) {
-        let notice = self.warming.failed(&self.limits, now);
-        effects.push(Effect::Report(notice));
+    fn note_failure(
+        &mut self,
+        function: Option<FunctionRef>,
+        now: Nanos,
+        effects: &mut Vec<Effect>,
+    ) {
+        let notice = self.warming.failed(function, &self.limits, now);
+        effects.extend(notice.map(Effect::Report));
     }
 
     /// A VM's process is over: nothing of it is left but its slot, and that is free.
     pub(super) fn gone(&mut self, vm: VmId, blame: Blame, now: Nanos, effects: &mut Vec<Effect>) {
-        let was_starting = self.warming.take_starting(vm).is_some();
-        let was_warm = self.warming.take_this_warm(vm).is_some();
+        let starting = self.warming.take_starting(vm).map(|starting| starting.function());
+        let warm = self.warming.take_this_warm(vm).map(|warm| warm.function());
         // A snapshot whose VMs die as soon as they are warm is as bad as one that does not start.
-        if was_starting || (was_warm && blame != Blame::Nobody) {
-            self.note_failure(now, effects);
+        if let Some(function) = starting.or(warm.filter(|_| blame != Blame::Nobody)) {
+            self.note_failure(function, now, effects);
         }
-        if !was_starting && !was_warm && !self.leaving.remove(vm) {
+        if starting.is_none() && warm.is_none() && !self.leaving.remove(vm) {
             self.empty(vm, blame, effects);
         }
         self.serve = Serve::Everybody;
@@ -67,14 +72,16 @@ impl Pool {
     ) {
         let remind = now.saturating_add(self.limits.retire_patience_nanos);
         if let Some(starting) = self.warming.take_starting(vm) {
+            let function = starting.function();
             self.leaving.add(starting, reason, remind, effects);
             if reason != RetireReason::Stopping {
-                self.note_failure(now, effects);
+                self.note_failure(function, now, effects);
             }
         } else if let Some(warm) = self.warming.take_this_warm(vm) {
+            let function = warm.function();
             self.leaving.add(warm, reason, remind, effects);
             if matches!(reason, RetireReason::Fault(_)) {
-                self.note_failure(now, effects);
+                self.note_failure(function, now, effects);
             }
         } else {
             match self.empty(vm, blame, effects) {
@@ -139,6 +146,7 @@ impl Pool {
         while let Some(vm) = self.active.idle_expired(now) {
             self.expel(vm, RetireReason::Idle, Blame::Nobody, now, effects);
         }
+        self.warming.roll(&self.limits, now);
         self.leaving.remind(&self.limits, now, effects);
     }
 
@@ -170,7 +178,7 @@ impl Pool {
             self.expel(vm, RetireReason::Stopping, Blame::Nobody, now, effects);
         }
         let remind = now.saturating_add(self.limits.retire_patience_nanos);
-        while let Some(warm) = self.warming.take_warm() {
+        while let Some(warm) = self.warming.take_any() {
             self.leaving.add(warm, RetireReason::Stopping, remind, effects);
         }
         while let Some(vm) = self.active.oldest_idle(None).or_else(|| self.active.any_resetting()) {
@@ -187,22 +195,71 @@ impl Pool {
         if self.warming.is_held(waiting, now) {
             return;
         }
-        let free_slots = self.limits.vms_max.saturating_sub(self.occupied());
-        let shortage = self.warming.shortage(&self.limits, Demand { waiting, free_slots }, now);
-        for _ in 0..shortage {
+        while let Some(snapshot) = self.next_start(waiting, now) {
             let vm = VmId(self.next_vm);
             self.next_vm += self.vm_stride;
-            self.warming.add(Vm::start(vm, &self.limits, now));
-            effects.push(Effect::Spawn { vm });
+            self.warming.add(Vm::start_from(vm, snapshot, &self.limits, now));
+            let snapshot = snapshot.map(|facts| facts.function);
+            effects.push(Effect::Spawn { vm, snapshot });
+        }
+        if let Some(surplus) = self.warming.surplus().filter(|_| waiting == 0) {
+            self.expel(surplus, RetireReason::Surplus, Blame::Nobody, now, effects);
+        }
+        self.free_slot(waiting, now, effects);
+    }
+
+    fn next_start(&mut self, waiting: u32, now: Nanos) -> Option<Option<FunctionFacts>> {
+        let free_slots = self.limits.vms_max.saturating_sub(self.occupied());
+        self.warming.next_start(&self.limits, Demand { waiting, free_slots }, now)
+    }
+
+    /// Makes room for VMs of the base: those of functions go for its target, those of users only
+    /// for its least or for invokes that wait.
+    fn free_slot(&mut self, waiting: u32, now: Nanos, effects: &mut Vec<Effect>) {
+        // While VMs do not start, a free slot would help nobody.
+        if self.warming.failures() > 0 {
+            return;
         }
         let needed = self.limits.warm_min.max(u32::from(waiting > 0));
-        let coming = self.warming.warm_count() + self.warming.starting_count();
+        let wanted = self.warming.base_target().max(needed);
         let free_slots = self.limits.vms_max.saturating_sub(self.occupied());
-        // While VMs do not start, a free slot would help nobody.
-        let is_short = coming + self.leaving.count() + free_slots < needed;
-        let may_free = is_short && self.warming.failures() == 0;
-        if let Some(idle) = may_free.then(|| self.active.oldest_idle(None)).flatten() {
-            self.expel(idle, RetireReason::SlotNeeded, Blame::Nobody, now, effects);
+        let free_warm = self
+            .limits
+            .warm_max
+            .saturating_sub(self.warming.warm_count() + self.warming.starting_count());
+        let coming = self.warming.base_coming();
+        let is_short = |of: u32, room: u32| coming + self.leaving.count() + room < of;
+        let least_wanted = self.warming.least_wanted();
+        let goes = match least_wanted.filter(|_| is_short(wanted, free_slots.min(free_warm))) {
+            Some(vm) => Some(vm),
+            None if is_short(needed, free_slots) => self.active.oldest_idle(None),
+            None => None,
+        };
+        if let Some(vm) = goes {
+            self.expel(vm, RetireReason::SlotNeeded, Blame::Nobody, now, effects);
+        }
+    }
+
+    /// The host is short of memory, or no longer.
+    pub(super) fn pressure(&mut self, level: Pressure, now: Nanos, effects: &mut Vec<Effect>) {
+        self.warming.set_pressure(level, &self.limits);
+        if level == Pressure::Calm {
+            return;
+        }
+        let reason = RetireReason::Pressure;
+        let mut has_helped = false;
+        while let Some(surplus) = self.warming.surplus() {
+            self.expel(surplus, reason, Blame::Nobody, now, effects);
+            has_helped = true;
+        }
+        if has_helped {
+            return;
+        }
+        // A quarter each time: how much one gives back is seen only after it went.
+        for _ in 0..self.active.idle_count().div_ceil(4) {
+            if let Some(idle) = self.active.oldest_idle(None) {
+                self.expel(idle, reason, Blame::Nobody, now, effects);
+            }
         }
     }
 }

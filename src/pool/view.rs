@@ -4,7 +4,7 @@ use crate::credential::ActiveKey;
 use crate::invoke::{ContainerId, InvokeId, VmId};
 
 use super::Pool;
-use super::event::KeyState;
+use super::event::{FunctionRef, KeyState};
 use super::lodger::Lodger;
 
 /// How many of everything there are.
@@ -12,8 +12,10 @@ use super::lodger::Lodger;
 pub struct Census {
     /// VMs that start.
     pub starting: u32,
-    /// VMs restored and nobody's.
+    /// VMs restored from the base and nobody's.
     pub warm: u32,
+    /// VMs restored from the snapshot of a function, and nobody's.
+    pub prepared: u32,
     /// VMs assigned and idle.
     pub assigned: u32,
     /// VMs with invokes in them.
@@ -30,6 +32,10 @@ pub struct Census {
     pub running: u32,
     /// Invokes that wait.
     pub waiting: u32,
+    /// Warm VMs of the base there are to be while nobody waits: follows what was taken lately.
+    pub warm_target: u32,
+    /// Shards that let go of VMs because the host is short of memory.
+    pub under_pressure: u32,
     /// Starts that failed in a row.
     pub spawn_failures: u32,
 }
@@ -38,6 +44,7 @@ impl std::ops::AddAssign for Census {
     fn add_assign(&mut self, other: Self) {
         self.starting += other.starting;
         self.warm += other.warm;
+        self.prepared += other.prepared;
         self.assigned += other.assigned;
         self.invoking += other.invoking;
         self.resetting += other.resetting;
@@ -46,6 +53,8 @@ impl std::ops::AddAssign for Census {
         self.packages += other.packages;
         self.running += other.running;
         self.waiting += other.waiting;
+        self.warm_target += other.warm_target;
+        self.under_pressure += other.under_pressure;
         self.spawn_failures += other.spawn_failures;
     }
 }
@@ -57,6 +66,8 @@ pub struct Sketch {
     pub vm: String,
     /// `starting`, `warm`, `assigned` (idle), `invoking`, `resetting` or `leaving`.
     pub state: &'static str,
+    /// Whether it was restored from the snapshot of a function, and not from the base.
+    pub is_prepared: bool,
     /// Beginning of the digest of the user, logging service and credential it is assigned to; VMs
     /// with the same are interchangeable. Says nothing to anyone without the node's key.
     pub key: Option<String>,
@@ -67,8 +78,8 @@ pub struct Sketch {
 }
 
 impl Sketch {
-    fn of_nobody(vm: VmId, state: &'static str) -> Self {
-        Self { vm: vm.to_string(), state, key: None, containers: 0, running: 0 }
+    fn of_nobody((vm, is_prepared): (VmId, bool), state: &'static str) -> Self {
+        Self { vm: vm.to_string(), state, is_prepared, key: None, containers: 0, running: 0 }
     }
 }
 
@@ -96,7 +107,7 @@ pub enum Whereabouts {
 pub struct Sight {
     /// Its VMs for the key.
     pub key: KeyState,
-    /// Whether it has a warm VM.
+    /// Whether it has a warm VM for the function.
     pub has_warm: bool,
 }
 
@@ -123,10 +134,10 @@ impl Pool {
         waits.then_some(Whereabouts::Waiting)
     }
 
-    /// What this shard can do for a key at once.
+    /// What this shard can do at once for an invoke of this function under this key.
     #[must_use]
-    pub fn sight(&self, key: &ActiveKey) -> Sight {
-        Sight { key: self.active.state_of(key), has_warm: self.warming.warm_count() > 0 }
+    pub fn sight(&self, key: &ActiveKey, function: FunctionRef) -> Sight {
+        Sight { key: self.active.state_of(key), has_warm: self.warming.has_for(function) }
     }
 
     /// Whether a VM was told to end.
@@ -154,7 +165,10 @@ impl Pool {
         let length = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let mut census = Census {
             starting: self.warming.starting_count(),
-            warm: self.warming.warm_count(),
+            warm: self.warming.base_count(),
+            prepared: self.warming.warm_count() - self.warming.base_count(),
+            warm_target: self.warming.base_target(),
+            under_pressure: u32::from(self.warming.is_under_pressure()),
             leaving: self.leaving.count(),
             running: self.inflight.running_count(),
             waiting: self.inflight.waiting_count(),
@@ -176,12 +190,13 @@ impl Pool {
     /// Every VM there is.
     #[must_use]
     pub fn sketches(&self) -> Vec<Sketch> {
-        let starting = self.warming.starting_ids().map(|vm| Sketch::of_nobody(vm, "starting"));
-        let warm = self.warming.warm_ids().map(|vm| Sketch::of_nobody(vm, "warm"));
-        let leaving = self.leaving.ids().map(|vm| Sketch::of_nobody(vm, "leaving"));
+        let starting = self.warming.all_starting().map(|vm| Sketch::of_nobody(vm, "starting"));
+        let warm = self.warming.all_warm().map(|vm| Sketch::of_nobody(vm, "warm"));
+        let leaving = self.leaving.all().map(|vm| Sketch::of_nobody(vm, "leaving"));
         let active = self.active.lodgers().map(|lodger| Sketch {
             vm: lodger.id().to_string(),
             state: lodger.state(),
+            is_prepared: lodger.interior().prepared().is_some(),
             key: Some(format!("{:04x}", lodger.key().fingerprint() & 0xffff)),
             containers: u32::try_from(lodger.interior().containers().len()).unwrap_or(u32::MAX),
             running: lodger.running(),

@@ -84,7 +84,7 @@ use crate::config::PoolLimits;
 use crate::credential::ActiveKey;
 use crate::invoke::{Nanos, VmId};
 
-use super::event::ResetId;
+use super::event::{FunctionFacts, FunctionRef, ResetId};
 use super::interior::Interior;
 
 /// One VM in state `S`.
@@ -171,6 +171,12 @@ impl<S> Vm<S> {
         self.id
     }
 
+    /// The function whose snapshot it was restored from; `None`: the base.
+    #[must_use]
+    pub fn function(&self) -> Option<FunctionRef> {
+        self.interior.prepared().map(|facts| facts.function)
+    }
+
     /// Tells it to end; to be told again at `remind_nanos` unless it is gone by then.
     #[must_use]
     pub fn leave(self, remind_nanos: Nanos) -> Vm<Leaving> {
@@ -195,8 +201,20 @@ impl Vm<Starting> {
     /// A VM whose process is about to start; all memory the pools need for it is allocated here.
     #[must_use]
     pub fn start(id: VmId, limits: &PoolLimits, now: Nanos) -> Self {
+        Self::start_from(id, None, limits, now)
+    }
+
+    /// The same, from the snapshot of a function.
+    #[must_use]
+    pub fn start_from(
+        id: VmId,
+        function: Option<FunctionFacts>,
+        limits: &PoolLimits,
+        now: Nanos,
+    ) -> Self {
         let state = Starting { give_up_nanos: now.saturating_add(limits.spawn_timeout_nanos) };
-        Self { id, interior: Box::new(Interior::new(limits)), reset: ResetId(0), state }
+        let interior = Box::new(Interior::new(limits, function));
+        Self { id, interior, reset: ResetId(0), state }
     }
 
     /// When it should have been ready.

@@ -1,13 +1,18 @@
 //! The warming pool: VMs that start, and VMs that are restored and nobody's yet.
 //!
-//! It decides when another one starts: up to a target, more while invokes wait for one, fewer and
-//! later the more starts have failed in a row.
+//! Most are restored from the base snapshot and fit any invoke. Others are restored from a
+//! function's snapshot: only invokes of that function take them, and find it loaded. How many of
+//! each follows what was taken lately ([`super::demand`]): the base between its least and most,
+//! functions from none to a few, with what the base leaves of the room. While memory is short all
+//! shrink to the least. Invokes that wait add to the base; starts that failed in a row make the
+//! next one come later.
 
 use crate::config::PoolLimits;
 use crate::invoke::{Nanos, VmId};
 
 use super::alarm::Alarm;
-use super::event::Notice;
+use super::demand::Takes;
+use super::event::{FunctionFacts, FunctionRef, Notice, Pressure};
 use super::vm::{Starting, Vm, Warm};
 
 /// VMs that start and VMs that wait.
@@ -15,14 +20,37 @@ use super::vm::{Starting, Vm, Warm};
 pub(super) struct Warming {
     starting: Vec<Vm<Starting>>,
     warm: Vec<Vm<Warm>>,
-    failures: u32,
-    retry_nanos: Nanos,
+    base: Kind,
+    functions: Vec<(FunctionFacts, Kind)>,
+    pressure: Pressure,
     /// Until then no VM comes or goes, while others are warm.
     hold_nanos: Nanos,
     alarm: Alarm,
+    demand_alarm: Alarm,
 }
 
-/// What else counts when the number of VMs to start is decided.
+/// What is known of VMs restored from one snapshot.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kind {
+    takes: Takes,
+    target: u32,
+    /// Starts that failed in a row.
+    failures: u32,
+    retry_nanos: Nanos,
+}
+
+impl Kind {
+    /// A start failed: the next one waits, twice as long as the last time.
+    fn failed(&mut self, limits: &PoolLimits, now: Nanos) -> Nanos {
+        let pause = limits.spawn_backoff_min_nanos.saturating_mul(1 << self.failures.min(32));
+        let retry_in_nanos = pause.min(limits.spawn_backoff_max_nanos);
+        self.failures = self.failures.saturating_add(1);
+        self.retry_nanos = now.saturating_add(retry_in_nanos);
+        retry_in_nanos
+    }
+}
+
+/// What else counts when it is decided whether a VM starts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Demand {
     /// Invokes that wait for a warm VM.
@@ -37,10 +65,12 @@ impl Warming {
         Self {
             starting: Vec::with_capacity(count(limits.spawns_at_once_max)),
             warm: Vec::with_capacity(count(limits.warm_max)),
-            failures: 0,
-            retry_nanos: 0,
+            base: Kind { target: limits.warm_target, ..Kind::default() },
+            functions: Vec::new(),
+            pressure: Pressure::Calm,
             hold_nanos: 0,
             alarm: Alarm::never(),
+            demand_alarm: Alarm::never(),
         }
     }
 
@@ -48,31 +78,185 @@ impl Warming {
         count(self.starting.len())
     }
 
+    /// Warm VMs of all kinds.
     pub(super) fn warm_count(&self) -> u32 {
         count(self.warm.len())
     }
 
-    /// Starts that failed in a row.
+    /// Warm VMs that fit anybody.
+    pub(super) fn base_count(&self) -> u32 {
+        self.warm_of(None)
+    }
+
+    /// Base VMs that are warm or start.
+    pub(super) fn base_coming(&self) -> u32 {
+        self.base_count() + self.starting_of(None)
+    }
+
+    fn warm_of(&self, function: Option<FunctionRef>) -> u32 {
+        count(self.warm.iter().filter(|vm| vm.function() == function).count())
+    }
+
+    fn starting_of(&self, function: Option<FunctionRef>) -> u32 {
+        count(self.starting.iter().filter(|vm| vm.function() == function).count())
+    }
+
+    /// How many VMs of the base there are to be while nobody waits.
+    pub(super) fn base_target(&self) -> u32 {
+        self.base.target
+    }
+
+    /// Starts from the base that failed in a row.
     pub(super) fn failures(&self) -> u32 {
-        self.failures
+        self.base.failures
+    }
+
+    pub(super) fn is_under_pressure(&self) -> bool {
+        self.pressure == Pressure::Tight
     }
 
     pub(super) fn next_wake(&self) -> Option<Nanos> {
-        self.alarm.next()
+        [self.alarm.next(), self.demand_alarm.next()].into_iter().flatten().min()
     }
 
-    /// How many VMs to start now.
-    pub(super) fn shortage(&mut self, limits: &PoolLimits, demand: Demand, now: Nanos) -> u32 {
-        let wanted = limits.warm_target.saturating_add(demand.waiting).min(limits.warm_max);
-        let missing = wanted.saturating_sub(self.warm_count() + self.starting_count());
-        if missing > 0 && now < self.retry_nanos {
-            self.alarm.at_latest(self.retry_nanos);
-            return 0;
+    // ---- what is wanted
+
+    /// VMs can be restored from a function's snapshot.
+    pub(super) fn add_function(&mut self, facts: FunctionFacts) {
+        if self.functions.iter().all(|(known, _)| known.function != facts.function) {
+            self.functions.push((facts, Kind::default()));
         }
-        // After a failure one start at a time shows whether it works again.
-        let at_once = if self.failures > 0 { 1 } else { limits.spawns_at_once_max };
-        missing.min(demand.free_slots).min(at_once.saturating_sub(self.starting_count()))
     }
+
+    /// No more VMs are restored from it; those there are become surplus.
+    pub(super) fn remove_function(&mut self, function: FunctionRef) {
+        self.functions.retain(|(known, _)| known.function != function);
+    }
+
+    /// Memory became short, or no longer is.
+    pub(super) fn set_pressure(&mut self, pressure: Pressure, limits: &PoolLimits) {
+        self.pressure = pressure;
+        self.retarget(limits);
+    }
+
+    /// An invoke of `function` took a warm VM. It counts for its own kind, if there is one, even
+    /// when it had to take one of the base; what its kind may not follow counts for the base.
+    fn note_take(&mut self, function: FunctionRef, limits: &PoolLimits, now: Nanos) {
+        let mut functions = self.functions.iter_mut();
+        let own = functions.find(|(known, _)| known.function == function).map(|(_, kind)| kind);
+        let has_room = |kind: &Kind| kind.takes.count() < limits.warm_per_function_max;
+        let counts_for_base = own.as_ref().is_none_or(|kind| !has_room(kind));
+        for kind in own.into_iter().chain(counts_for_base.then_some(&mut self.base)) {
+            kind.takes.note(limits, now);
+            self.demand_alarm.at_latest(kind.takes.next_change().unwrap_or(Nanos::MAX));
+        }
+        self.retarget(limits);
+    }
+
+    /// Time has passed: demand may have fallen.
+    pub(super) fn roll(&mut self, limits: &PoolLimits, now: Nanos) {
+        if !self.demand_alarm.take_due(now) {
+            return;
+        }
+        let functions = self.functions.iter_mut().map(|(_, kind)| kind);
+        for kind in functions.chain([&mut self.base]) {
+            kind.takes.roll(limits, now);
+            self.demand_alarm.at_latest(kind.takes.next_change().unwrap_or(Nanos::MAX));
+        }
+        self.retarget(limits);
+    }
+
+    /// The base has its share first; functions share the rest, the most wanted first.
+    fn retarget(&mut self, limits: &PoolLimits) {
+        if self.is_under_pressure() {
+            self.base.target = limits.warm_min;
+            self.functions.iter_mut().for_each(|(_, kind)| kind.target = 0);
+            return;
+        }
+        let demand = self.base.takes.count();
+        self.base.target = limits.warm_target.max(demand).min(limits.warm_max);
+        let mut rest = limits.warm_max - self.base.target;
+        self.functions.sort_by_key(|(facts, kind)| (u32::MAX - kind.takes.count(), facts.function));
+        for (_, kind) in &mut self.functions {
+            kind.target = kind.takes.count().min(limits.warm_per_function_max).min(rest);
+            rest -= kind.target;
+        }
+    }
+
+    /// The next VM to start, if any: from the base, or from the snapshot of a function.
+    pub(super) fn next_start(
+        &mut self,
+        limits: &PoolLimits,
+        demand: Demand,
+        now: Nanos,
+    ) -> Option<Option<FunctionFacts>> {
+        let starting = self.starting_count();
+        let room = limits.warm_max.saturating_sub(self.warm_count() + starting);
+        if room == 0 || demand.free_slots == 0 {
+            return None;
+        }
+        let wanted = self.base.target.saturating_add(demand.waiting).min(limits.warm_max);
+        if self.base_coming() < wanted {
+            if now < self.base.retry_nanos {
+                self.alarm.at_latest(self.base.retry_nanos);
+                return None;
+            }
+            // After a failure one start at a time shows whether it works again. A burst has all
+            // the starts there may be; replacing what was taken leaves cores to who took it.
+            let is_urgent = demand.waiting > 0 || self.base_count() == 0;
+            let at_once = match (self.base.failures, is_urgent) {
+                (0, true) => limits.spawns_at_once_max,
+                (0, false) => limits.spawns_at_once_max.div_ceil(2),
+                (_, _) => 1,
+            };
+            return (starting < at_once).then_some(None);
+        }
+        if starting > 0 || self.functions.first().is_none_or(|(_, kind)| kind.target == 0) {
+            return None;
+        }
+        self.next_function(now).map(Some)
+    }
+
+    /// A function that lacks a VM.
+    fn next_function(&mut self, now: Nanos) -> Option<FunctionFacts> {
+        for place in 0..self.functions.len() {
+            let (facts, kind) = self.functions[place];
+            if self.warm_of(Some(facts.function)) >= kind.target {
+                continue;
+            }
+            if now >= kind.retry_nanos {
+                return Some(facts);
+            }
+            self.alarm.at_latest(kind.retry_nanos);
+        }
+        None
+    }
+
+    /// A warm VM that nobody is going to want.
+    pub(super) fn surplus(&self) -> Option<VmId> {
+        let functions = self.warm.iter().filter_map(|vm| Some((vm.function()?, vm.id())));
+        let mut excess = functions.filter(|(function, _)| {
+            let known = self.functions.iter().find(|(known, _)| known.function == *function);
+            let target = known.map_or(0, |(_, kind)| kind.target);
+            self.warm_of(Some(*function)) > target
+        });
+        if let Some((_, vm)) = excess.next() {
+            return Some(vm);
+        }
+        let mut base = self.warm.iter().filter(|vm| vm.function().is_none());
+        (self.base_count() > self.base.target).then(|| base.next().map(Vm::id)).flatten()
+    }
+
+    /// A warm VM of the function that is wanted least.
+    pub(super) fn least_wanted(&self) -> Option<VmId> {
+        let place = |function: &FunctionRef| {
+            self.functions.iter().position(|(known, _)| known.function == *function)
+        };
+        let functions = self.warm.iter().filter_map(|vm| Some((vm.function()?, vm.id())));
+        functions.max_by_key(|(function, _)| place(function).unwrap_or(usize::MAX)).map(|it| it.1)
+    }
+
+    // ---- VMs come and go
 
     pub(super) fn add(&mut self, vm: Vm<Starting>) {
         self.alarm.at_latest(vm.give_up_nanos());
@@ -82,15 +266,23 @@ impl Warming {
     /// A starting VM is ready. Gives what the operator should know; `Err`: no such VM starts.
     pub(super) fn ready(&mut self, vm: VmId) -> Result<Option<Notice>, ()> {
         let starting = self.take_starting(vm).ok_or(())?;
+        let function = starting.function();
         self.warm.push(starting.ready());
-        let was_failing = std::mem::take(&mut self.failures) > 0;
-        self.retry_nanos = 0;
-        Ok(was_failing.then_some(Notice::SpawnRecovered))
+        let Some(kind) = self.kind_mut(function) else { return Ok(None) };
+        let was_failing = std::mem::take(&mut kind.failures) > 0;
+        kind.retry_nanos = 0;
+        Ok((was_failing && function.is_none()).then_some(Notice::SpawnRecovered))
+    }
+
+    fn kind_mut(&mut self, function: Option<FunctionRef>) -> Option<&mut Kind> {
+        let Some(function) = function else { return Some(&mut self.base) };
+        let mut functions = self.functions.iter_mut();
+        functions.find(|(known, _)| known.function == function).map(|(_, kind)| kind)
     }
 
     /// A VM was taken for an invoke: starting or ending others would take the cores it runs on.
     /// Further ones do not prolong the delay, so that a burst is followed.
-    pub(super) fn hold(&mut self, limits: &PoolLimits, now: Nanos) {
+    fn hold(&mut self, limits: &PoolLimits, now: Nanos) {
         if now >= self.hold_nanos {
             self.hold_nanos = now.saturating_add(limits.refill_delay_nanos);
         }
@@ -98,15 +290,40 @@ impl Warming {
 
     /// Whether VMs may come and go a little later, because nobody waits for one.
     pub(super) fn is_held(&mut self, waiting: u32, now: Nanos) -> bool {
-        let is_held = waiting == 0 && self.warm_count() > 0 && now < self.hold_nanos;
+        let is_held = waiting == 0 && self.base_count() > 0 && now < self.hold_nanos;
         if is_held {
             self.alarm.at_latest(self.hold_nanos);
         }
         is_held
     }
 
-    /// Takes the VM that became warm last: its memory is the likeliest to be in a cache.
-    pub(super) fn take_warm(&mut self) -> Option<Vm<Warm>> {
+    /// Whether an invoke of this function finds a warm VM.
+    pub(super) fn has_for(&self, function: FunctionRef) -> bool {
+        self.place_for(function).is_some()
+    }
+
+    /// Its own before one of the base; of them the one that became warm last: its memory is the
+    /// likeliest to be in a cache.
+    fn place_for(&self, function: FunctionRef) -> Option<usize> {
+        let last = |function| self.warm.iter().rposition(|vm| vm.function() == function);
+        last(Some(function)).or_else(|| last(None))
+    }
+
+    /// Takes a warm VM for an invoke of this function.
+    pub(super) fn take_for(
+        &mut self,
+        function: FunctionRef,
+        limits: &PoolLimits,
+        now: Nanos,
+    ) -> Option<Vm<Warm>> {
+        let vm = self.warm.remove(self.place_for(function)?);
+        self.hold(limits, now);
+        self.note_take(function, limits, now);
+        Some(vm)
+    }
+
+    /// Takes any warm VM, to end it.
+    pub(super) fn take_any(&mut self) -> Option<Vm<Warm>> {
         self.warm.pop()
     }
 
@@ -136,27 +353,33 @@ impl Warming {
         starting.find(|vm| vm.give_up_nanos() <= now).map(Vm::id)
     }
 
-    /// A start failed: the next one waits, twice as long as the last time.
-    pub(super) fn failed(&mut self, limits: &PoolLimits, now: Nanos) -> Notice {
-        let doublings = self.failures.min(32);
-        let pause = limits.spawn_backoff_min_nanos.saturating_mul(1 << doublings);
-        let retry_in_nanos = pause.min(limits.spawn_backoff_max_nanos);
-        self.failures = self.failures.saturating_add(1);
-        self.retry_nanos = now.saturating_add(retry_in_nanos);
-        Notice::SpawnFailing { failures: self.failures, retry_in_nanos }
+    /// A start failed. Gives what the operator should know; that a function's snapshot is no good
+    /// is told where the VM failed.
+    pub(super) fn failed(
+        &mut self,
+        function: Option<FunctionRef>,
+        limits: &PoolLimits,
+        now: Nanos,
+    ) -> Option<Notice> {
+        let kind = self.kind_mut(function)?;
+        let retry_in_nanos = kind.failed(limits, now);
+        let failures = kind.failures;
+        function.is_none().then_some(Notice::SpawnFailing { failures, retry_in_nanos })
     }
 
     /// VMs of this room, for simulations.
     pub(super) fn ids(&self) -> impl Iterator<Item = VmId> {
-        self.starting_ids().chain(self.warm_ids())
+        self.starting.iter().map(Vm::id).chain(self.warm.iter().map(Vm::id))
     }
 
-    pub(super) fn starting_ids(&self) -> impl Iterator<Item = VmId> {
-        self.starting.iter().map(Vm::id)
+    /// VMs that start, and whether from a function's snapshot.
+    pub(super) fn all_starting(&self) -> impl Iterator<Item = (VmId, bool)> {
+        self.starting.iter().map(|vm| (vm.id(), vm.function().is_some()))
     }
 
-    pub(super) fn warm_ids(&self) -> impl Iterator<Item = VmId> {
-        self.warm.iter().map(Vm::id)
+    /// Warm VMs, and whether from a function's snapshot.
+    pub(super) fn all_warm(&self) -> impl Iterator<Item = (VmId, bool)> {
+        self.warm.iter().map(|vm| (vm.id(), vm.function().is_some()))
     }
 }
 

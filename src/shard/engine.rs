@@ -36,7 +36,8 @@ use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{
-    Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool, ResetId,
+    Answer, Blame, Effect, Event, FunctionRef, KeyState, LoadId, Notice, PackageRef, Place, Pool,
+    ResetId,
 };
 use crate::signal::Signal;
 use crate::socket::answer::Room;
@@ -230,7 +231,7 @@ impl Engine {
     /// Does one thing; returns the event it is, if it is one.
     fn perform(&mut self, effect: Effect, hand: Option<Hand<'_>>) -> Option<Event> {
         match effect {
-            Effect::Spawn { vm } => self.keeper.wish(Wish::Restore { vm: vm.0, snapshot: None }),
+            Effect::Spawn { vm, snapshot } => return self.spawn(vm, snapshot),
             Effect::Retire { vm, .. } => {
                 self.keeper.wish(Wish::Kill { vm: vm.0 });
             }
@@ -275,6 +276,16 @@ impl Engine {
             Effect::PublishWarm { count } => self.publisher.publish_warm(count),
             Effect::Report(notice) => report(notice),
         }
+        None
+    }
+
+    fn spawn(&mut self, vm: VmId, function: Option<FunctionRef>) -> Option<Event> {
+        let snapshot = match function.map(|function| self.snapshot(function)) {
+            None => None,
+            Some(Some(snapshot)) => Some(snapshot),
+            Some(None) => return Some(Event::SpawnFailed { vm }),
+        };
+        self.keeper.wish(Wish::Restore { vm: vm.0, snapshot });
         None
     }
 

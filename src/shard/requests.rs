@@ -202,7 +202,8 @@ impl Engine {
             (None, None) => Rc::clone(&self.no_logging),
         };
         let key = logging.key(&self.node_key, user);
-        if let Some(shard) = may_forward.then(|| self.elsewhere(&key)).flatten()
+        if let Some(shard) =
+            may_forward.then(|| self.elsewhere(&key, entry.facts.function)).flatten()
             && let Some(invoke) = self.forward(shard, (client, request), (sent, &logging), ended)
         {
             return Ok(Handled::Tag(invoke.0));

@@ -1,13 +1,16 @@
 //! Functions and the snapshots VMs can be restored from: what the maker says of them, and what the
 //! pool is told.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::catalog::{Entry, SnapshotState};
 use super::engine::Engine;
 use crate::invoke::{Function, FunctionName, Nanos, User};
 use crate::maker::SnapshotNews;
-use crate::pool::FunctionRef;
+use crate::pool::{Event, FunctionRef};
+use crate::snapshot_store::FunctionSnapshot;
 
 impl Engine {
     /// A function was deployed.
@@ -23,22 +26,40 @@ impl Engine {
     }
 
     /// Nobody asks for the function with this number any more: neither for its snapshot.
-    fn drop_snapshot(&mut self, number: Option<FunctionRef>, _now: Nanos) {
-        let Some(number) = number else { return };
-        self.catalog.entry(number).snapshot.take();
+    fn drop_snapshot(&mut self, number: Option<FunctionRef>, now: Nanos) {
+        let Some(function) = number else { return };
+        self.catalog.entry(function).snapshot.take();
+        self.drive(Event::SnapshotGone { function }, now, None);
     }
 
     /// The maker made a snapshot, or could not, or had to drop one. It may speak of a function
     /// that was deployed anew meanwhile, which is none of ours then.
-    pub(super) fn take_snapshot(&mut self, news: SnapshotNews, _now: Nanos) {
+    pub(super) fn take_snapshot(&mut self, news: SnapshotNews, now: Nanos) {
         let (function, state) = match news {
             SnapshotNews::Made { function, snapshot } => (function, SnapshotState::Made(snapshot)),
             SnapshotNews::Failed { function, reason } => (function, SnapshotState::Failed(reason)),
             SnapshotNews::Gone { function } => (function, SnapshotState::Absent),
         };
         let Some(entry) = self.catalog.find(function.user, function.name) else { return };
-        if entry.function == *function {
-            entry.snapshot.replace(state);
+        if entry.function != *function {
+            return;
+        }
+        let facts = entry.facts;
+        let event = match state {
+            SnapshotState::Made(_) => Event::SnapshotMade { facts },
+            SnapshotState::Failed(_) | SnapshotState::Absent => {
+                Event::SnapshotGone { function: facts.function }
+            }
+        };
+        entry.snapshot.replace(state);
+        self.drive(event, now, None);
+    }
+
+    /// What VMs of a function are restored from, if there is such a thing.
+    pub(super) fn snapshot(&self, function: FunctionRef) -> Option<Arc<FunctionSnapshot>> {
+        match &*self.catalog.entry(function).snapshot.borrow() {
+            SnapshotState::Made(snapshot) => Some(Arc::clone(snapshot)),
+            SnapshotState::Absent | SnapshotState::Failed(_) => None,
         }
     }
 

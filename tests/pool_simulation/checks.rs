@@ -57,7 +57,10 @@ impl Model {
             u32::try_from(self.vms.values().filter(|vm| is(vm)).count()).unwrap()
         };
         assert_eq!(census.starting, count(|vm| vm.state == State::Starting), "starting");
-        assert_eq!(census.warm, count(|vm| vm.state == State::Warm), "warm");
+        let is_base = |vm: &Vm| vm.state == State::Warm && vm.prepared.is_none();
+        assert_eq!(census.warm, count(is_base), "warm");
+        let is_prepared = |vm: &Vm| vm.state == State::Warm && vm.prepared.is_some();
+        assert_eq!(census.prepared, count(is_prepared), "prepared");
         assert_eq!(census.leaving, count(|vm| vm.state == State::Leaving), "leaving");
         let active = count(|vm| matches!(vm.state, State::Active(_)));
         assert_eq!(census.assigned + census.invoking, active, "active");
@@ -101,7 +104,8 @@ impl Model {
             assert_eq!(*state, wanted, "published for {key:x}");
         }
         assert!(expected.is_empty(), "not published: {expected:?}");
-        let warm = self.vms.values().filter(|vm| vm.state == State::Warm).count();
+        let is_base = |vm: &&Vm| vm.state == State::Warm && vm.prepared.is_none();
+        let warm = self.vms.values().filter(is_base).count();
         assert_eq!(usize::try_from(self.published_warm), Ok(warm), "warm VMs published");
     }
 
@@ -111,9 +115,10 @@ impl Model {
         {
             return;
         }
-        let has_warm = self.vms.values().any(|vm| vm.state == State::Warm);
         for id in &self.waiting {
             let arrival = &self.invokes[id].arrival;
+            let suits = |vm: &Vm| vm.prepared.is_none_or(|facts| facts == arrival.facts);
+            let has_warm = self.vms.values().any(|vm| vm.state == State::Warm && suits(vm));
             let user = &arrival.key.user;
             let user_has_room = self.count_of(user) < self.limits.vms_per_user_max
                 || self.vms.iter().any(|(id, vm)| {
@@ -125,7 +130,8 @@ impl Model {
                 let is_its_own = vm.state == State::Active(arrival.key);
                 assert!(
                     !is_its_own || !self.fits(*place, vm, &arrival.facts),
-                    "{id} waits in vain"
+                    "{id} waits in vain: {:?} for {place}",
+                    arrival.facts
                 );
             }
         }
@@ -148,9 +154,10 @@ impl Model {
         let start = vm.window_end.next_multiple_of(4096);
         let window = self.limits.window_start + self.limits.window_bytes;
         let end = start + facts.package_bytes.next_multiple_of(4096);
-        // A guest that has seen nothing of the window since its reset does not mind a new one; and
-        // every package fits an empty one, or its invoke was refused.
-        let has_place = is_inline || end <= window || !vm.is_window_seen;
+        // A guest that has seen nothing of the window since its reset does not mind a new one.
+        let kept = vm.window_kept(self.limits.window_start).next_multiple_of(4096);
+        let fits_anew = kept + facts.package_bytes.next_multiple_of(4096) <= window;
+        let has_place = is_inline || end <= window || (vm.seen.is_empty() && fits_anew);
         let is_spare = |(id, load): (&LoadId, &Load)| {
             let mut containers = vm.containers.values();
             load.is_there && containers.all(|c| c.load != *id || c.busy.is_none())

@@ -5,18 +5,21 @@
 
 #[path = "checks.rs"]
 mod checks;
+#[path = "machine.rs"]
+mod machine;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use abi::frame::code::INLINE_BYTES_MAX;
+use machine::{Container, Load, State, Vm};
 use pilotlight::config::PoolLimits;
 use pilotlight::credential::ActiveKey;
 use pilotlight::invoke::{
     BusyReason, ContainerId, Contract, Freshness, InvokeId, Nanos, Status, User, VmId,
 };
 use pilotlight::pool::{
-    Answer, Arrival, Blame, Effect, Event, FunctionFacts, KeyState, LoadId, PackageRef, Place,
-    Pool, ResetId, RetireReason,
+    Answer, Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, KeyState, LoadId,
+    PackageRef, Place, Pool, Pressure, ResetId, RetireReason,
 };
 
 /// The model of one pool.
@@ -25,6 +28,9 @@ pub(crate) struct Model {
     vms: BTreeMap<VmId, Vm>,
     invokes: BTreeMap<InvokeId, Invoke>,
     facts: BTreeMap<u32, FunctionFacts>,
+    /// Functions VMs can be restored with.
+    snapshots: BTreeSet<u32>,
+    pressure: Pressure,
     published: BTreeMap<u64, KeyState>,
     published_warm: u32,
     last_vm: u64,
@@ -36,58 +42,6 @@ pub(crate) struct Model {
     pub(crate) answers: BTreeMap<&'static str, u64>,
     /// How often what else is to be simulated came about.
     pub(crate) sights: BTreeMap<&'static str, u64>,
-}
-
-struct Vm {
-    state: State,
-    since: Nanos,
-    containers: BTreeMap<ContainerId, Container>,
-    loads: BTreeMap<LoadId, Load>,
-    load_last: u64,
-    /// What lies in the window: package, offset, end. A reset leaves it there.
-    window: Vec<(PackageRef, u64, u64)>,
-    window_end: u64,
-    /// Whether the guest was given something of the window since its restore or reset.
-    is_window_seen: bool,
-    reset: ResetId,
-    /// Whether the guest knows whose it is.
-    is_told: bool,
-    /// Invokes that entered it, also those that were never sent, since its restore or reset.
-    entered: BTreeSet<InvokeId>,
-    /// One of them is of freshness `vm`.
-    is_spent: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    Starting,
-    Warm,
-    Active(ActiveKey),
-    Resetting(ActiveKey),
-    Waking(ActiveKey),
-    Leaving,
-}
-
-impl State {
-    /// Whose the VM is.
-    fn key(self) -> Option<ActiveKey> {
-        match self {
-            Self::Active(key) | Self::Resetting(key) | Self::Waking(key) => Some(key),
-            Self::Starting | Self::Warm | Self::Leaving => None,
-        }
-    }
-}
-
-struct Container {
-    facts: FunctionFacts,
-    load: LoadId,
-    busy: Option<InvokeId>,
-    invokes: u64,
-}
-
-struct Load {
-    package: PackageRef,
-    is_there: bool,
 }
 
 struct Invoke {
@@ -105,6 +59,8 @@ impl Model {
             vms: BTreeMap::new(),
             invokes: BTreeMap::new(),
             facts: BTreeMap::new(),
+            snapshots: BTreeSet::new(),
+            pressure: Pressure::Calm,
             published: BTreeMap::new(),
             published_warm: 0,
             last_vm: 0,
@@ -222,6 +178,14 @@ impl Model {
             Event::VmGone { vm, .. } => {
                 self.vms.remove(&vm);
             }
+            Event::SnapshotMade { facts } => {
+                self.facts.insert(facts.function.0, facts);
+                self.snapshots.insert(facts.function.0);
+            }
+            Event::SnapshotGone { function } => {
+                self.snapshots.remove(&function.0);
+            }
+            Event::Pressure { level } => self.pressure = level,
             Event::Stop => self.is_stopping = true,
         }
         vec![]
@@ -252,7 +216,7 @@ impl Model {
     /// Takes note of an effect and checks that it may be.
     fn follow(&mut self, effect: &Effect, event: &Event, now: Nanos) {
         match *effect {
-            Effect::Spawn { vm } => self.follow_spawn(vm, now),
+            Effect::Spawn { vm, snapshot } => self.follow_spawn(vm, snapshot, now),
             Effect::Assign { vm, invoke, key } => self.follow_assign(vm, invoke, key),
             Effect::Reassign { vm, invoke, key } => {
                 assert_eq!(self.invokes[&invoke].arrival.key, key, "for another key");
@@ -298,8 +262,14 @@ impl Model {
                 assert_eq!(released.busy, None, "released under an invoke");
             }
             Effect::Retire { vm, reason } => {
-                if reason == RetireReason::ResetTimeout {
+                let is_told_again = self.vms[&vm].state == State::Leaving;
+                if is_told_again {
+                } else if reason == RetireReason::ResetTimeout {
                     self.sight("reset timeout");
+                } else if reason == RetireReason::Surplus {
+                    self.sight("surplus");
+                } else if reason == RetireReason::Pressure {
+                    self.follow_relief(vm);
                 }
                 let vm = self.vms.get_mut(&vm).expect("not gone");
                 if vm.state != State::Leaving {
@@ -328,19 +298,32 @@ impl Model {
         let is_there = |open: &Invoke| open.sent.is_some_and(|(place, _)| place == vm);
         assert!(!self.invokes.values().any(is_there), "reset under an invoke");
         self.sight("reset");
+        let window_start = self.limits.window_start;
         let vm = self.active(vm);
         let State::Active(key) = vm.state else { unreachable!() };
         assert!(vm.is_spent && vm.entered.len() == 1, "reset without need");
         assert_eq!(reset, ResetId(vm.reset.0 + 1), "resets are counted");
         (vm.state, vm.since, vm.reset) = (State::Resetting(key), now, reset);
-        vm.containers.clear();
         // What was on its way may never have been placed.
         let coming: Vec<_> =
             vm.loads.values().filter(|load| !load.is_there).map(|load| load.package).collect();
         vm.window.retain(|(package, ..)| !coming.contains(package));
-        vm.loads.clear();
-        vm.entered.clear();
-        (vm.is_window_seen, vm.is_told, vm.is_spent) = (false, false, false);
+        vm.begin(window_start);
+    }
+
+    /// For memory only those go in which nothing runs, and those of users after the warm ones.
+    fn follow_relief(&mut self, vm: VmId) {
+        assert_eq!(self.pressure, Pressure::Tight, "nobody is short of memory");
+        let is_there = |open: &Invoke| open.sent.is_some_and(|(place, _)| place == vm);
+        let is_loading = self.loading.values().any(|place| *place == vm);
+        assert!(!self.invokes.values().any(is_there) && !is_loading, "under an invoke");
+        let warm = self.vms.values().filter(|vm| vm.state == State::Warm);
+        let (base, prepared): (Vec<_>, Vec<_>) = warm.partition(|vm| vm.prepared.is_none());
+        let is_base_least = u32::try_from(base.len()).unwrap() <= self.limits.warm_min;
+        let is_least = is_base_least && prepared.is_empty();
+        let is_warm = self.vms[&vm].state == State::Warm;
+        assert!(is_warm != is_least, "warm VMs beyond the least go first");
+        self.sight(if is_warm { "relief by a warm VM" } else { "relief by an idle VM" });
     }
 
     /// An invoke goes into a VM, whether it can be sent yet or not.
@@ -360,28 +343,40 @@ impl Model {
         vm.is_spent = is_alone;
     }
 
-    fn follow_spawn(&mut self, vm: VmId, now: Nanos) {
+    fn follow_spawn(&mut self, vm: VmId, snapshot: Option<FunctionRef>, now: Nanos) {
         assert!(!self.is_stopping, "starts although stopping");
         assert!(vm.0 > self.last_vm, "a VM's number is used once");
         self.last_vm = vm.0;
-        let window_end = self.limits.window_start;
-        self.vms.insert(
-            vm,
-            Vm {
-                state: State::Starting,
-                since: now,
-                containers: BTreeMap::new(),
-                loads: BTreeMap::new(),
-                load_last: 0,
-                window: Vec::new(),
-                window_end,
-                is_window_seen: false,
-                reset: ResetId(0),
-                is_told: false,
-                entered: BTreeSet::new(),
-                is_spent: false,
-            },
-        );
+        let prepared = snapshot.map(|function| {
+            self.sight("started from a function's snapshot");
+            assert!(self.snapshots.contains(&function.0), "from a snapshot that is gone");
+            assert_eq!(self.pressure, Pressure::Calm, "a luxury while memory is short");
+            self.facts[&function.0]
+        });
+        let window_start = self.limits.window_start;
+        let mut new = Vm {
+            state: State::Starting,
+            since: now,
+            containers: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            load_last: 1,
+            window: Vec::new(),
+            window_end: window_start,
+            seen: Vec::new(),
+            reset: ResetId(0),
+            is_told: false,
+            entered: BTreeSet::new(),
+            is_spent: false,
+            prepared,
+        };
+        new.begin(window_start);
+        self.vms.insert(vm, new);
+        let of_it = |vm: &&Vm| {
+            let is_coming = matches!(vm.state, State::Starting | State::Warm);
+            is_coming && prepared.is_some() && vm.prepared == prepared
+        };
+        let of_it = u32::try_from(self.vms.values().filter(of_it).count()).unwrap();
+        assert!(of_it <= self.limits.warm_per_function_max, "too many of one function");
         assert!(self.vms.len() <= usize::try_from(self.limits.vms_max).unwrap(), "no slot");
         let count = |state| self.vms.values().filter(|vm| vm.state == state).count();
         let starting = u32::try_from(count(State::Starting)).unwrap();
@@ -395,8 +390,14 @@ impl Model {
         assert_eq!(open.arrival.key, key, "for another key");
         let vm = self.vms.get_mut(&vm).expect("not gone");
         assert_eq!(vm.state, State::Warm, "a VM serves one user");
+        let is_its = vm.prepared.is_none_or(|facts| facts == open.arrival.facts);
+        assert!(is_its, "into a VM with another function in it");
+        let is_prepared = vm.prepared.is_some();
         vm.state = State::Active(key);
         vm.is_told = true;
+        if is_prepared {
+            self.sight("assigned with its function in it");
+        }
         let of_user = self.count_of(&key.user);
         assert!(of_user <= self.limits.vms_per_user_max, "beyond the user's limit");
     }
@@ -421,21 +422,25 @@ impl Model {
             Place::Window { offset } => {
                 let end = offset + bytes;
                 assert!(!is_inline && offset.is_multiple_of(4096), "window");
-                assert!(offset >= limits.window_start, "over the root image");
+                let kept = vm.window_kept(limits.window_start);
+                assert!(offset >= kept, "over the root image or the snapshot's package");
                 assert!(end <= limits.window_start + limits.window_bytes, "beyond the window");
                 let is_over = |(_, at, until): &(_, u64, u64)| *at < end && offset < *until;
-                let is_free = !vm.window.iter().any(is_over);
-                assert!(is_free || !vm.is_window_seen, "its guest may look at what lies there");
+                let mut seen = vm.seen.iter();
+                let is_seen = seen.any(|(at, until)| *at < end && offset < *until);
+                assert!(!is_seen, "its guest may look at what lies there");
+                let count = vm.window.len();
                 vm.window.retain(|lying| !is_over(lying));
+                sight = (vm.window.len() < count).then_some("window begun anew");
                 vm.window.push((package, offset, end));
-                (vm.window_end, vm.is_window_seen) = (end, true);
-                sight = (!is_free).then_some("window begun anew");
+                vm.seen.push((offset, end));
+                vm.window_end = end;
             }
             Place::Placed { offset } => {
                 let mut lying = vm.window.iter();
                 let is_it = lying.any(|(other, at, _)| (*other, *at) == (package, offset));
                 assert!(!is_inline && is_it, "it does not lie there");
-                vm.is_window_seen = true;
+                vm.seen.push((offset, offset + bytes));
                 sight = Some("still placed");
             }
         }

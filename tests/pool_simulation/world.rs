@@ -8,7 +8,8 @@ use pilotlight::config::PoolLimits;
 use pilotlight::credential::ActiveKey;
 use pilotlight::invoke::{Contract, Freshness, InvokeId, Nanos, Status, User, VmId};
 use pilotlight::pool::{
-    Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, LoadId, PackageRef, Pool, ResetId,
+    Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, LoadId, PackageRef, Pool, Pressure,
+    ResetId,
 };
 
 use crate::model::Model;
@@ -24,6 +25,8 @@ struct Chaos {
     died: u64,
     lied: u64,
     cancelled: u64,
+    snapshots: u64,
+    pressure: u64,
 }
 
 /// A pool, its model, and everything that happens to them.
@@ -57,6 +60,8 @@ impl World {
             died: chance(10),
             lied: chance(10),
             cancelled: chance(100),
+            snapshots: random.between(0, 60),
+            pressure: random.between(0, 20),
         };
         let functions = (0..random.small(1, 6)).map(|n| draw_function(&mut random, n)).collect();
         let users = random.small(1, 4);
@@ -145,7 +150,7 @@ impl World {
     /// How the world answers an effect.
     fn react(&mut self, effect: &Effect) {
         match *effect {
-            Effect::Spawn { vm } => {
+            Effect::Spawn { vm, .. } => {
                 self.schedule(Event::SpawnDone { vm }, MILLI, 5 * MILLI);
                 if self.random.chance(self.chaos.failed) {
                     self.schedule(Event::SpawnFailed { vm }, MILLI, 20 * MILLI);
@@ -224,6 +229,18 @@ impl World {
                 self.schedule(Event::Cancel { invoke: arrival.invoke }, 0, 60 * MILLI);
             }
         }
+        if self.random.chance(self.chaos.snapshots) {
+            let facts = self.random.pick(&self.functions).expect("there are functions");
+            let event = match self.random.chance(850) {
+                true => Event::SnapshotMade { facts },
+                false => Event::SnapshotGone { function: facts.function },
+            };
+            self.schedule(event, 0, MILLI);
+        }
+        if self.random.chance(self.chaos.pressure) {
+            let level = self.random.pick(&[Pressure::Calm, Pressure::Tight]);
+            self.schedule(Event::Pressure { level: level.unwrap_or(Pressure::Calm) }, 0, MILLI);
+        }
         let blames = [Blame::Nobody, Blame::Guest, Blame::Host];
         let blame = self.random.pick(&blames).unwrap_or(Blame::Host);
         let dying = self.random.chance(self.chaos.died).then(|| self.any_vm()).flatten();
@@ -282,11 +299,13 @@ impl World {
 fn draw_limits(random: &mut Random) -> PoolLimits {
     let vms_max = random.small(1, 8);
     let warm_max = random.small(1, vms_max);
-    let warm_target = random.small(0, warm_max);
+    let warm_target = random.small(0, warm_max).min(random.small(0, warm_max));
     PoolLimits {
         vms_max,
         warm_max,
         warm_target,
+        warm_per_function_max: random.small(0, 3),
+        demand_window_nanos: random.between(20, 400) * MILLI,
         warm_min: random.small(0, warm_target),
         containers_per_vm: random.small(1, 4),
         vms_per_user_max: random.small(1, 4),

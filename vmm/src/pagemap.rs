@@ -10,6 +10,7 @@ use crate::snapshot::{Run, join_runs};
 use abi::control::PageFinder;
 use abi::layout::PAGE_BYTES;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::ffi::c_ulong;
 use std::io;
@@ -68,6 +69,15 @@ pub(crate) fn scan_number() -> c_ulong {
     PAGEMAP_SCAN()
 }
 
+/// Does something without the capabilities this thread may use.
+fn unprivileged<T>(act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let before = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { effective: CapabilitySet::empty(), ..before })?;
+    let done = act();
+    set_capabilities(None, before)?;
+    done
+}
+
 /// This process' page map.
 #[derive(Debug)]
 pub(crate) struct Pagemap {
@@ -78,7 +88,11 @@ pub(crate) struct Pagemap {
 impl Pagemap {
     /// Opens the map and finds out what the host can tell of it.
     pub(crate) fn open(ram: &Ram) -> Self {
-        let Ok(file) = open_unprivileged() else {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        // Who has privileges when opening it sees physical addresses, which a VMM that was taken
+        // over must not.
+        let opened = unprivileged(|| rustix::fs::open("/proc/self/pagemap", flags, Mode::empty()));
+        let Ok(file) = opened else {
             return Self { file: None, finder: PageFinder::Everything };
         };
         let mut map = Self { file: Some(file), finder: PageFinder::Everything };
@@ -113,17 +127,6 @@ impl Pagemap {
             }
         }
     }
-}
-
-/// Who opens the map with privileges is shown physical addresses, which a VMM that was taken over
-/// must not see.
-fn open_unprivileged() -> io::Result<OwnedFd> {
-    let before = capabilities(None)?;
-    set_capabilities(None, CapabilitySets { effective: CapabilitySet::empty(), ..before })?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open("/proc/self/pagemap", flags, Mode::empty());
-    set_capabilities(None, before)?;
-    Ok(file?)
 }
 
 fn number(bytes: u64) -> u32 {

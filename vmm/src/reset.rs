@@ -75,7 +75,6 @@ fn put_back(restored: &mut Restored) -> io::Result<u32> {
             continue;
         }
         put_back += 1;
-        // The planted defect: pages that were free stay as the guest left them.
         if cfg!(feature = "planted-reset-bug") && *page == ZEROS {
             continue;
         }

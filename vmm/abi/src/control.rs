@@ -90,8 +90,6 @@ pub struct Start {
     pub ram_bytes: u64,
     /// Bytes of the root image at window offset 0; 0 for none.
     pub root_image_bytes: u64,
-    /// Of a restore: a [`Request::Capture`] may follow, and the VMM may do what that takes.
-    pub is_capturable: bool,
     /// Of a restore: how memory comes.
     pub restoring: Restoring,
     /// Offset in the window of the package the snapshot's guest has loaded.
@@ -108,6 +106,9 @@ pub struct Start {
     pub clock_offset: u64,
     /// User id to become, when the VMM starts as root; 0 to stay.
     pub user: u32,
+    /// Of a restore: whether [`Request::Capture`] will be asked of it. A VMM that may write a
+    /// snapshot is confined a little less.
+    pub is_capturable: bool,
 }
 
 /// VMM to node.
@@ -172,7 +173,6 @@ impl Request {
                 writer.u8(u8::from(start.is_restore))?;
                 writer.u64(start.ram_bytes)?;
                 writer.u64(start.root_image_bytes)?;
-                writer.u8(u8::from(start.is_capturable))?;
                 writer.u8(start.restoring as u8)?;
                 writer.u64(start.package_offset)?;
                 writer.u64(start.package_bytes)?;
@@ -181,6 +181,7 @@ impl Request {
                 writer.u64(start.clock_multiplier)?;
                 writer.u64(start.clock_offset)?;
                 writer.u32(start.user)?;
+                writer.u8(u8::from(start.is_capturable))?;
             }
             Self::Place { offset, bytes } => {
                 writer.u8(2)?;
@@ -211,7 +212,6 @@ impl Request {
                 is_restore: reader.u8()? != 0,
                 ram_bytes: reader.u64()?,
                 root_image_bytes: reader.u64()?,
-                is_capturable: reader.u8()? != 0,
                 restoring: Restoring::from_number(reader.u8()?)?,
                 package_offset: reader.u64()?,
                 package_bytes: reader.u64()?,
@@ -220,6 +220,7 @@ impl Request {
                 clock_multiplier: reader.u64()?,
                 clock_offset: reader.u64()?,
                 user: reader.u32()?,
+                is_capturable: reader.u8()? != 0,
             }),
             2 => Self::Place { offset: reader.u64()?, bytes: reader.u64()? },
             3 => Self::Stop,

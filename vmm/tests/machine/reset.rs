@@ -111,10 +111,10 @@ fn private_kib(cell: &Cell) -> u64 {
     line.expect("a known key").trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// `COUNT` of them, each after the guest did something else.
+/// `RESETS` of them, each after the guest did something else.
 #[test]
 fn a_thousand_resets_are_verified() {
-    let count = std::env::var("COUNT").map_or(1000, |count| count.parse().expect("a number"));
+    let count = std::env::var("RESETS").map_or(1000, |count| count.parse().expect("a number"));
     let began = region::clock::monotonic_nanos();
     let cell = restored(Restoring::Map);
     let (mut pages, mut random) = (0_u64, 0x9e37_79b9_7f4a_7c15_u64);
