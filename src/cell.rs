@@ -13,6 +13,7 @@
 
 mod infant;
 mod memory;
+mod reply;
 mod restoring;
 
 use std::borrow::Cow;
@@ -25,12 +26,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use abi::control::{self, Blame, Reply, Request, Start};
+use abi::control::{self, Blame, Request, Start};
 use abi::layout::{self, Flavour, PAGE_BYTES};
 use abi::ring::Memory;
 use region::clock::ClockSample;
 use region::{Contents, Doorbell, Region, message, sealed};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize, Zeroizing};
@@ -41,11 +41,10 @@ use crate::snapshot_store::FunctionSnapshot;
 
 pub(crate) use infant::Infant;
 pub use memory::private_bytes;
+pub(crate) use reply::OwnReply;
+use reply::await_reply;
 pub(crate) use restoring::Measured;
 
-/// How long a VMM may take to boot and capture, or to restore. On an emulated machine booting
-/// takes seconds; a VMM that hangs longer is killed.
-const START_LIMIT: Duration = Duration::from_secs(60);
 /// How far apart the clock's two samples lie: keeps its rate within a few parts per million.
 const CLOCK_BASELINE: Duration = Duration::from_millis(50);
 /// Memory a VMM process may use above its VM's RAM: its own pages, page tables, ring memory.
@@ -452,61 +451,6 @@ fn open_kvm() -> Result<OwnedFd, String> {
                 .to_owned())
         }
         Err(error) => Err(format!("/dev/kvm cannot be opened: {error}")),
-    }
-}
-
-/// A [`Reply`] that owns its text.
-#[derive(Debug)]
-pub(crate) enum OwnReply {
-    Captured { bytes: u64 },
-    Running { restore_nanos: u64 },
-    Placed { offset: u64 },
-    Reset { generation: u64, dirty_pages: u32, reset_nanos: u64 },
-    Gone { blame: Blame, reason: String },
-}
-
-impl OwnReply {
-    pub(crate) fn describe(&self) -> String {
-        match self {
-            Self::Gone { blame: Blame::Guest, reason } => format!("the guest failed: {reason}"),
-            Self::Gone { reason, .. } => reason.clone(),
-            Self::Captured { .. }
-            | Self::Running { .. }
-            | Self::Placed { .. }
-            | Self::Reset { .. } => {
-                format!("the VMM answered out of turn: {self:?}")
-            }
-        }
-    }
-
-    fn decode(message: &[u8]) -> Option<Self> {
-        Some(match Reply::decode(message).ok()? {
-            Reply::Captured { bytes } => Self::Captured { bytes },
-            Reply::Running { restore_nanos } => Self::Running { restore_nanos },
-            Reply::Placed { offset } => Self::Placed { offset },
-            Reply::Reset { generation, dirty_pages, reset_nanos } => {
-                Self::Reset { generation, dirty_pages, reset_nanos }
-            }
-            Reply::Gone { blame, reason } => Self::Gone { blame, reason: reason.to_owned() },
-        })
-    }
-}
-
-/// Waits for a starting VMM's answer.
-fn await_reply(control: &OwnedFd, infant: &Infant) -> Result<OwnReply, String> {
-    let limit =
-        Timespec { tv_sec: i64::try_from(START_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    let mut entries = [PollFd::new(control, PollFlags::IN)];
-    let count = rustix::event::poll(&mut entries, Some(&limit));
-    if !matches!(count, Ok(1)) {
-        return Err(format!("the VMM (pid {}) does not answer", infant.child.id()));
-    }
-    let mut buffer = [0; control::MESSAGE_BYTES_MAX];
-    let received = message::receive(control, &mut buffer).map_err(|error| error.to_string())?;
-    match OwnReply::decode(&buffer[..received.length]) {
-        Some(reply) => Ok(reply),
-        None if received.length == 0 => Err("the VMM process ended without a word".to_owned()),
-        None => Err("the VMM speaks another protocol".to_owned()),
     }
 }
 
