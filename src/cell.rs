@@ -12,6 +12,9 @@
 //! as long as the node.
 
 mod infant;
+mod memory;
+mod reply;
+mod restoring;
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -23,12 +26,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use abi::control::{self, Blame, Reply, Request, Restoring, Start};
+use abi::control::{self, Blame, Request, Start};
 use abi::layout::{self, Flavour, PAGE_BYTES};
 use abi::ring::Memory;
 use region::clock::ClockSample;
 use region::{Contents, Doorbell, Region, message, sealed};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize, Zeroizing};
@@ -38,10 +40,11 @@ use crate::embedded;
 use crate::snapshot_store::FunctionSnapshot;
 
 pub(crate) use infant::Infant;
+pub use memory::private_bytes;
+pub(crate) use reply::OwnReply;
+use reply::await_reply;
+pub(crate) use restoring::Measured;
 
-/// How long a VMM may take to boot and capture, or to restore. On an emulated machine booting
-/// takes seconds; a VMM that hangs longer is killed.
-const START_LIMIT: Duration = Duration::from_secs(60);
 /// How far apart the clock's two samples lie: keeps its rate within a few parts per million.
 const CLOCK_BASELINE: Duration = Duration::from_millis(50);
 /// Memory a VMM process may use above its VM's RAM: its own pages, page tables, ring memory.
@@ -80,6 +83,7 @@ pub(crate) struct Nursery {
     flavour: Flavour,
     generations: Generations,
     identity: [u8; 32],
+    restoring: Measured,
 }
 
 /// Gives each restore and each reset of a node a number of its own: by it a guest's `READY` is
@@ -130,9 +134,11 @@ impl Nursery {
             flavour: Flavour::Stock,
             generations: Generations::new(),
             identity: [0; 32],
+            restoring: Measured::default(),
         };
         nursery.capture_base(&kernel)?;
         nursery.identity = nursery.identify(&settings.root_image)?;
+        nursery.restoring = nursery.measure_restoring()?;
         if let Some(rest) = CLOCK_BASELINE
             .as_nanos()
             .checked_sub(u128::from(region::clock::monotonic_nanos() - earlier.monotonic_nanos))
@@ -152,6 +158,11 @@ impl Nursery {
     /// How VMM processes are limited.
     pub(crate) fn cgroups(&self) -> &Cgroups {
         &self.cgroups
+    }
+
+    /// How VMs get their memory, and why so.
+    pub(crate) fn restoring(&self) -> Measured {
+        self.restoring
     }
 
     /// VMs booted from the kernel image so far.
@@ -230,34 +241,34 @@ impl Nursery {
         node_doorbell: &Doorbell,
         snapshot: Option<&FunctionSnapshot>,
     ) -> Result<(Cell, Infant), String> {
-        self.restore_as(vm, node_doorbell, snapshot, false)
+        let start = self.start(true, self.generations.next(), self.core_of(vm));
+        self.launch(start, vm, node_doorbell, snapshot)
     }
 
-    /// Restores the base snapshot in a VM that is to be captured.
+    /// As [`Nursery::restore`] of the base, for a VM that will be captured.
     ///
     /// # Errors
-    /// As [`Nursery::restore`].
+    /// As there.
     pub(crate) fn restore_to_capture(
         &self,
         vm: u64,
         node_doorbell: &Doorbell,
     ) -> Result<(Cell, Infant), String> {
-        self.restore_as(vm, node_doorbell, None, true)
+        let start = self.start(true, self.generations.next(), self.core_of(vm));
+        self.launch(Start { is_capturable: true, ..start }, vm, node_doorbell, None)
     }
 
-    fn restore_as(
+    fn launch(
         &self,
+        mut start: Start,
         vm: u64,
         node_doorbell: &Doorbell,
         snapshot: Option<&FunctionSnapshot>,
-        is_capturable: bool,
     ) -> Result<(Cell, Infant), String> {
-        let generation = self.generations.next();
+        let generation = start.generation;
         let shared = SharedParts::new(vm, generation)
             .map_err(|error| format!("no shared memory: {error}"))?;
         let (mut infant, control) = self.spawn_process(vm)?;
-        let mut start = self.start(true, generation, self.core_of(vm));
-        start.is_capturable = is_capturable;
         if let Some(snapshot) = snapshot {
             snapshot.touch(region::clock::monotonic_nanos());
         }
@@ -316,7 +327,7 @@ impl Nursery {
             ram_bytes: self.ram_bytes,
             root_image_bytes: self.root_image_bytes,
             is_capturable: false,
-            restoring: Restoring::Map,
+            restoring: self.restoring.way(),
             package_offset: 0,
             package_bytes: 0,
             generation,
@@ -440,61 +451,6 @@ fn open_kvm() -> Result<OwnedFd, String> {
                 .to_owned())
         }
         Err(error) => Err(format!("/dev/kvm cannot be opened: {error}")),
-    }
-}
-
-/// A [`Reply`] that owns its text.
-#[derive(Debug)]
-pub(crate) enum OwnReply {
-    Captured { bytes: u64 },
-    Running { restore_nanos: u64 },
-    Placed { offset: u64 },
-    Reset { generation: u64, dirty_pages: u32, reset_nanos: u64 },
-    Gone { blame: Blame, reason: String },
-}
-
-impl OwnReply {
-    pub(crate) fn describe(&self) -> String {
-        match self {
-            Self::Gone { blame: Blame::Guest, reason } => format!("the guest failed: {reason}"),
-            Self::Gone { reason, .. } => reason.clone(),
-            Self::Captured { .. }
-            | Self::Running { .. }
-            | Self::Placed { .. }
-            | Self::Reset { .. } => {
-                format!("the VMM answered out of turn: {self:?}")
-            }
-        }
-    }
-
-    fn decode(message: &[u8]) -> Option<Self> {
-        Some(match Reply::decode(message).ok()? {
-            Reply::Captured { bytes } => Self::Captured { bytes },
-            Reply::Running { restore_nanos } => Self::Running { restore_nanos },
-            Reply::Placed { offset } => Self::Placed { offset },
-            Reply::Reset { generation, dirty_pages, reset_nanos } => {
-                Self::Reset { generation, dirty_pages, reset_nanos }
-            }
-            Reply::Gone { blame, reason } => Self::Gone { blame, reason: reason.to_owned() },
-        })
-    }
-}
-
-/// Waits for a starting VMM's answer.
-fn await_reply(control: &OwnedFd, infant: &Infant) -> Result<OwnReply, String> {
-    let limit =
-        Timespec { tv_sec: i64::try_from(START_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    let mut entries = [PollFd::new(control, PollFlags::IN)];
-    let count = rustix::event::poll(&mut entries, Some(&limit));
-    if !matches!(count, Ok(1)) {
-        return Err(format!("the VMM (pid {}) does not answer", infant.child.id()));
-    }
-    let mut buffer = [0; control::MESSAGE_BYTES_MAX];
-    let received = message::receive(control, &mut buffer).map_err(|error| error.to_string())?;
-    match OwnReply::decode(&buffer[..received.length]) {
-        Some(reply) => Ok(reply),
-        None if received.length == 0 => Err("the VMM process ended without a word".to_owned()),
-        None => Err("the VMM speaks another protocol".to_owned()),
     }
 }
 

@@ -38,5 +38,6 @@ mod embedded;
 mod trace;
 
 pub use abi::layout::Flavour;
+pub use cell::private_bytes;
 pub use config::Config;
 pub use node::{Node, NodeError, available_cores};

@@ -358,7 +358,17 @@ fn doctor_finds_this_host_fit() {
     assert_eq!(object["can_run"], true);
     let checks = object["checks"].as_array().unwrap();
     let names: BTreeSet<_> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
-    for name in ["kvm", "io_uring", "memory lock", "cores", "cgroups", "flavour", "root image"] {
+    for name in [
+        "kvm",
+        "io_uring",
+        "memory lock",
+        "cores",
+        "cgroups",
+        "flavour",
+        "root image",
+        "restore",
+        "memory",
+    ] {
         assert!(names.contains(name), "{name}: {object:#}");
     }
     assert!(checks.iter().all(|check| check["verdict"] == "ok" || check["fix"].is_string()));

@@ -91,6 +91,7 @@ fn text(status: &Value) -> String {
         counters["resets_failed"],
     );
     text += &format!("cgroups    {}\n", word(&status["cgroups"]));
+    text += &format!("restore    {}\n", word(&status["restore"]));
     let missing = list(status["missing_syscalls"].as_array(), |call| {
         format!("{} ({}) {} times", word(&call["name"]), call["number"], call["count"])
     });

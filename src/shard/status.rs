@@ -22,6 +22,7 @@ use crate::pool::Census;
 pub(crate) struct NodeFacts {
     flavour: Flavour,
     cgroups: String,
+    restoring: String,
     snapshot_bytes: u64,
     boots: u64,
     shards: Vec<u32>,
@@ -34,6 +35,7 @@ impl NodeFacts {
         Self {
             flavour: nursery.flavour(),
             cgroups: nursery.cgroups().to_string(),
+            restoring: nursery.restoring().to_string(),
             snapshot_bytes: nursery.snapshot_bytes(),
             boots: nursery.boots(),
             shards: cores.shards.clone(),
@@ -161,6 +163,7 @@ impl Engine {
             "flavour": flavour_name(facts.flavour),
             "isolation": isolation_name(facts.flavour),
             "cgroups": facts.cgroups,
+            "restore": facts.restoring,
             "snapshot_bytes": facts.snapshot_bytes,
             "shards": describe_shards(&facts.shards, whole.polling),
             "guest_cores": facts.guests,

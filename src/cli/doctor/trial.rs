@@ -26,6 +26,8 @@ struct Ran {
     isolation: &'static str,
     warning: Option<String>,
     cgroups: String,
+    /// Bytes of memory a warm VM has for itself, as far as it can be seen.
+    idle_bytes: Option<u64>,
     status: Value,
     start: Primitive,
     invoke: Primitive,
@@ -43,7 +45,7 @@ fn try_run() -> Result<Ran, Fault> {
     let began = now();
     let node = Node::start(config)?;
     let mut client = node.client()?;
-    wait_for_warm(&mut client, began)?;
+    let warm = wait_for_warm(&mut client, began)?;
     let mut start = Stopwatch::new();
     start.record(began.elapsed(), 1);
     let start = start.read("node_start", "node start to first warm VM");
@@ -56,6 +58,7 @@ fn try_run() -> Result<Ran, Fault> {
         isolation: node.isolation(),
         warning: node.warning().map(str::to_owned),
         cgroups: status["cgroups"].as_str().unwrap_or_default().to_owned(),
+        idle_bytes: idle_bytes(&warm),
         status,
         start,
         invoke,
@@ -64,17 +67,26 @@ fn try_run() -> Result<Ran, Fault> {
     Ok(ran)
 }
 
-fn wait_for_warm(client: &mut Client, began: Instant) -> Result<(), Fault> {
+/// The status with a warm VM in it.
+fn wait_for_warm(client: &mut Client, began: Instant) -> Result<Value, Fault> {
     loop {
         let status = client.status()?;
         if status["pools"]["warm"].as_u64().unwrap_or(0) > 0 {
-            return Ok(());
+            return Ok(status);
         }
         if began.elapsed() > PATIENCE {
             return Err(Fault::new("no VM could be restored; the lines above say why"));
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// Memory of the first warm VM, its VMM process included.
+fn idle_bytes(status: &Value) -> Option<u64> {
+    let vms = status["vms"].as_array()?;
+    let warm = vms.iter().find(|vm| vm["state"] == "warm")?;
+    let pid = u32::try_from(warm["pid"].as_u64()?).ok()?;
+    pilotlight::private_bytes(pid).ok()
 }
 
 fn invokes(client: &mut Client) -> Result<Primitive, Fault> {
@@ -121,7 +133,10 @@ impl Trial {
                 Check::note("root image", warning.split(". Fix").next().unwrap_or(warning), fix)
             }
         };
-        vec![flavour(ran), cgroups(&ran.cgroups), root_image]
+        let restore = Check::ok("restore", ran.status["restore"].as_str().unwrap_or_default());
+        let memory = ran.idle_bytes.map(memory);
+        let checks = [flavour(ran), cgroups(&ran.cgroups), restore, root_image];
+        checks.into_iter().chain(memory).collect()
     }
 
     /// What it took.
@@ -147,6 +162,11 @@ fn flavour(ran: &Ran) -> Check {
     };
     let flavour = flavour_words(ran.flavour).1;
     Check::ok("flavour", format!("{flavour}, isolation {}: {words}", ran.isolation))
+}
+
+fn memory(idle_bytes: u64) -> Check {
+    let finding = format!("{} KiB of its own for each warm VM, VMM included", idle_bytes >> 10);
+    Check::ok("memory", finding)
 }
 
 fn cgroups(found: &str) -> Check {
