@@ -5,9 +5,16 @@
 
 mod support;
 
-use pilotlight::client::{Client, SnapshotListing};
+use std::fs;
+use std::path::PathBuf;
 
-use self::support::node::{TestNode, package, run, stream_package, wait_for_status, wait_until};
+use pilotlight::client::{Client, SnapshotListing};
+use pilotlight::socket::request::Invoke;
+
+use self::support::node::{
+    TestNode, assert_success, invoke, package, run, stream_package, wait_for_status, wait_until,
+};
+use self::support::service::Service;
 
 /// What became of a function's snapshot, once something has.
 fn snapshot_of(client: &mut Client, user: &str, function: &str) -> SnapshotListing {
@@ -44,6 +51,53 @@ fn every_function_has_a_snapshot() {
     node.restart();
     let mut client = node.client();
     snapshot_of(&mut client, "ada", "count");
+}
+
+/// The bytes of every snapshot this process, and so its node, holds.
+fn snapshots() -> Vec<Vec<u8>> {
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    let names = ["/memfd:pilotlight-snapshot (deleted)", "/memfd:pilotlight-function (deleted)"];
+    let is_snapshot = |path: &PathBuf| {
+        fs::read_link(path).is_ok_and(|to| names.iter().any(|name| to.as_os_str() == *name))
+    };
+    descriptors.filter(is_snapshot).map(|path| fs::read(path).unwrap()).collect()
+}
+
+fn holds(snapshot: &[u8], text: &[u8]) -> bool {
+    snapshot.windows(text.len()).any(|window| window == text)
+}
+
+/// Whoever uses the function while its snapshot is made, and before: nothing of them is in it.
+#[test]
+fn no_snapshot_holds_a_credential_or_a_request() {
+    const TOKEN: &[u8] = b"planted-token-5f1c09d2";
+    const BODY: &[u8] = b"planted-body-77aa13e0";
+    const SETTING: &str = "planted-setting-0b6d44";
+    let node = TestNode::new();
+    let mut client = node.client();
+    let mut package = stream_package("count-stream", &[]);
+    // The function's own settings are what a snapshot is made of: the search finds those.
+    package.settings.environment = vec![("SETTING".into(), SETTING.into())];
+    let service = Service::tcp("127.0.0.1", 6514).file("token", TOKEN);
+    client.deploy(("ada", "count"), &package).unwrap();
+    let (mut made, mut storage) = (0, Vec::new());
+    for round in 0..2 {
+        for _ in 0..20 {
+            let logging = Some(service.logging(&mut storage));
+            let sent = Invoke { logging, ..invoke("ada", "count", BODY) };
+            assert_success(&client.invoke(&sent).unwrap());
+        }
+        snapshot_of(&mut client, "ada", "count");
+        made = snapshots().len();
+        for snapshot in snapshots() {
+            assert!(!holds(&snapshot, TOKEN) && !holds(&snapshot, BODY), "round {round}");
+        }
+        // Made anew, by a node that has seen the credential.
+        package.settings.environment.push(("ROUND".into(), round.to_string()));
+        client.deploy(("ada", "count"), &package).unwrap();
+    }
+    assert!(made >= 2, "of the base and of the function: {made}");
+    assert!(snapshots().iter().any(|it| holds(it, SETTING.as_bytes())), "what is there is found");
 }
 
 #[test]
