@@ -177,7 +177,11 @@ fn is_kept_elsewhere(index: u32) -> bool {
     const EFER: u32 = 0xc000_0080;
     const FS_BASE: u32 = 0xc000_0100;
     const GS_BASE: u32 = 0xc000_0101;
-    [APIC_BASE, TSC, TSC_DEADLINE, EFER, FS_BASE, GS_BASE, MSR_PVM_CONTROL].contains(&index)
+    // Of another hypervisor's interface, among them clocks: a guest whose CPUID does not name that
+    // hypervisor, and ours never does, cannot touch them.
+    const HYPER_V: std::ops::RangeInclusive<u32> = 0x4000_0000..=0x4000_01ff;
+    let one = [APIC_BASE, TSC, TSC_DEADLINE, EFER, FS_BASE, GS_BASE, MSR_PVM_CONTROL];
+    one.contains(&index) || HYPER_V.contains(&index)
 }
 
 /// Value of a model-specific register, `None` when the vCPU has none of that number.

@@ -66,6 +66,7 @@ fn put_back(restored: &mut Restored) -> io::Result<u32> {
     let surplus = count.saturating_sub(template.warm_pages());
     if surplus > SURPLUS_PAGES_MAX && pagemap.finder() != PageFinder::Everything {
         template.lay_out(ram)?;
+        pagemap.private(ram, private)?;
         return Ok(u32::try_from(surplus).unwrap_or(u32::MAX));
     }
     let mut put_back = 0;

@@ -92,8 +92,9 @@ fn different_offset(restored: &Restored) -> io::Result<Option<u32>> {
 /// there. It would go through all of them in every later search for private pages.
 fn forget_what_was_read(restored: &Restored) -> io::Result<()> {
     let pages = u32::try_from(restored.ram.bytes() / PAGE_BYTES).unwrap_or(u32::MAX);
-    let mut runs: Vec<Run> = Vec::new();
-    restored.pagemap.private(&restored.ram, &mut runs)?;
+    // As found before anything was read: afterwards entries of the map do not tell the page of
+    // zeros from one of the VM's own.
+    let mut runs: Vec<Run> = restored.private.clone();
     runs.extend(restored.template.runs());
     runs.push(Run { first: pages, pages: 0 });
     runs.sort_unstable_by_key(|run| run.first);
