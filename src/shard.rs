@@ -5,9 +5,9 @@
 //!  └───────────── nothing for a while: park ◄────────────────┘   guests and clients ring
 //! ```
 //! One long-lived task of one pinned executor. While there is work it polls: sockets by receives
-//! that do not wait, rings by reading their indexes. Without work for as long as that is worth
-//! it ([`polls`], at most [`Config::shard_poll_nanos`]) it says to every guest that it sleeps, looks once more, and waits for the doorbell all of
-//! them share, for a client, or for time.
+//! that do not wait, rings by reading their indexes. Without work for as long as that is worth it
+//! ([`polls`], at most [`Config::shard_poll_nanos`]) it says to every guest that it sleeps, looks
+//! once more, and waits for the doorbell all of them share, for a client, or for time.
 //!
 //! The shard owns all it touches and shares none of it; what blocks is done by the keeper and the
 //! librarian, whose news come in as letters.

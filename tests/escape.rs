@@ -67,8 +67,12 @@ fn hunt(client: &mut Client, user: &str, function: &str, round: u64) -> String {
 
 /// Plants and hunts in turn, in one function of one user.
 fn hunt_in_turn(contract: Contract, freshness: Freshness, rounds: u64) {
-    // One VM, so that the hunter meets the one the secret was planted in.
-    let node = TestNode::with(|config| config.pools.vms_per_user_max = 1);
+    // One VM, so that the hunter meets the one the secret was planted in. The verifier, which
+    // takes longer than all else, has tests of its own.
+    let node = TestNode::with(|config| {
+        config.pools.vms_per_user_max = 1;
+        config.vm.verify_every = 0;
+    });
     let mut client = node.warm_client();
     client.deploy(("ada", "escape"), &escape(contract, freshness)).unwrap();
     for round in 1..=rounds {
@@ -132,8 +136,11 @@ fn nothing_escapes_a_reset_vm() {
 #[test]
 #[cfg(not(feature = "planted-bugs"))]
 fn nothing_is_left_in_the_ram_of_a_reset_vm() {
-    // One VM, so that the hunter meets the one that was reset.
-    let node = TestNode::with(|config| config.pools.vms_per_user_max = 1);
+    // One VM, so that the hunter meets the one that was reset, and not one the verifier stopped.
+    let node = TestNode::with(|config| {
+        config.pools.vms_per_user_max = 1;
+        config.vm.verify_every = 0;
+    });
     let mut client = node.warm_client();
     client.deploy(("ada", "escape"), &escape(Contract::Stream, Freshness::Vm)).unwrap();
     client.deploy(("bob", "keeps"), &escape(Contract::Stream, Freshness::Reuse)).unwrap();

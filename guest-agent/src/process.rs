@@ -20,6 +20,8 @@ pub mod stack;
 pub mod timer;
 mod robust;
 pub mod task;
+#[cfg(test)]
+pub(crate) mod fixture;
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;

@@ -99,6 +99,20 @@ impl fmt::Debug for VcpuState {
 }
 
 impl VcpuState {
+    /// All zeros, to be told from others.
+    #[cfg(test)]
+    pub(crate) fn blank() -> Self {
+        Self {
+            regs: kvm_regs::default(),
+            sregs: kvm_sregs::default(),
+            debug: kvm_debugregs::default(),
+            events: kvm_vcpu_events::default(),
+            xcrs: kvm_xcrs::default(),
+            xsave: kvm_xsave::default(),
+            msrs: Vec::new(),
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(self.regs.as_bytes());
@@ -315,12 +329,8 @@ mod tests {
     fn state(rip: u64) -> VcpuState {
         VcpuState {
             regs: kvm_regs { rip, ..kvm_regs::default() },
-            sregs: kvm_sregs::default(),
-            debug: kvm_debugregs::default(),
-            events: kvm_vcpu_events::default(),
-            xcrs: kvm_xcrs::default(),
-            xsave: kvm_xsave::default(),
             msrs: vec![(0xc000_0082, 7), (0x277, 8)],
+            ..VcpuState::blank()
         }
     }
 

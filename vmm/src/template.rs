@@ -153,7 +153,6 @@ fn free_frames(snapshot: &Snapshot) -> Vec<Run> {
 mod tests {
     use super::*;
     use abi::layout::RAM_BYTES_MIN;
-    use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
 
     fn snapshot(runs: Vec<Run>) -> Snapshot {
         Snapshot {
@@ -161,15 +160,7 @@ mod tests {
             cpu_key: 5,
             ram_bytes: RAM_BYTES_MIN,
             root_image_bytes: 0,
-            state: VcpuState {
-                regs: kvm_regs::default(),
-                sregs: kvm_sregs::default(),
-                debug: kvm_debugregs::default(),
-                events: kvm_vcpu_events::default(),
-                xcrs: kvm_xcrs::default(),
-                xsave: kvm_xsave::default(),
-                msrs: Vec::new(),
-            },
+            state: VcpuState::blank(),
             runs,
             warm: Vec::new(),
         }

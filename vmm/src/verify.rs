@@ -111,18 +111,9 @@ fn forget_what_was_read(restored: &Restored) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs};
 
     fn state() -> VcpuState {
-        VcpuState {
-            regs: kvm_regs::default(),
-            sregs: kvm_sregs::default(),
-            debug: kvm_debugregs::default(),
-            events: kvm_vcpu_events::default(),
-            xcrs: kvm_xcrs::default(),
-            xsave: kvm_xsave::default(),
-            msrs: vec![(0x277, 8)],
-        }
+        VcpuState { msrs: vec![(0x277, 8)], ..VcpuState::blank() }
     }
 
     #[test]

@@ -11,15 +11,11 @@ use proptest::prelude::*;
 use super::execute;
 use crate::errno::Errno;
 use crate::file::eventfd;
-use crate::filesystem::View;
-use crate::filesystem::image::{Archive, Builder, Data, Kind as FileKind, Node};
-use crate::filesystem::tree::{self, Tree};
 use crate::identity::{ProcessId, TaskId};
-use crate::memory::{Account, fault::Touch};
+use crate::memory::fault::Touch;
+use crate::process::fixture::{Surroundings, executable};
 use crate::process::task::State;
 use crate::process::{Notice, Processes, Start};
-use crate::socket::Network;
-use crate::world::World;
 
 const MIB: u64 = 1 << 20;
 const LIMIT: u64 = 16 * MIB;
@@ -32,21 +28,7 @@ const FIXED: u64 = 0x10;
 
 /// A program of one page that does nothing: tests make its system calls for it.
 fn program() -> Vec<u8> {
-    let mut bytes = vec![0; 0x1000];
-    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-    put(0, b"\x7fELF\x02\x01\x01");
-    put(16, &2_u16.to_le_bytes());
-    put(18, &62_u16.to_le_bytes());
-    put(24, &0x40_0800_u64.to_le_bytes());
-    put(32, &64_u64.to_le_bytes());
-    put(54, &56_u16.to_le_bytes());
-    put(56, &1_u16.to_le_bytes());
-    put(64, &1_u32.to_le_bytes());
-    put(68, &5_u32.to_le_bytes());
-    put(80, &0x40_0000_u64.to_le_bytes());
-    put(96, &0x1000_u64.to_le_bytes());
-    put(104, &0x1000_u64.to_le_bytes());
-    bytes
+    executable(0x1000, 0x40_0800, &[(5, 0, 0x40_0000, 0x1000, 0x1000)])
 }
 
 pub(super) struct Fixture {
@@ -58,19 +40,7 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) fn new() -> Self {
-        host::init(48 * MIB);
-        host::set_clock(1_000_000_000, 1_700_000_000_000_000_000, 1);
-        let world = World::new();
-        world.seed([5; 32]);
-        let mut builder = Builder::new();
-        let kind = FileKind::File(Data::Own(program().into()));
-        let node = Node { kind, permissions: 0o755, links: 1, modified_nanos: 0 };
-        builder.put(b"bootstrap", node).unwrap();
-        let package = Rc::new(builder.finish(Archive::Owned(Vec::new()), 3));
-        let root = Rc::new(tree::with_skeleton(None, 2).unwrap());
-        let account = Account::new(LIMIT);
-        let view = View::new(Tree::new(&world, &account, &root, Some(&package), None));
-        let network = Network::new(1, &crate::socket::unconnected(&World::new()), &account, None);
+        let Surroundings { world, account, view, network } = Surroundings::of(program(), LIMIT);
         let stdio = [0, 0, 0].map(|value| eventfd(&world, value, 0));
         let mut processes = Processes::new(world);
         let process = processes

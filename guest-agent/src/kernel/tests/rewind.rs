@@ -10,15 +10,12 @@ use machine::paging::AddressSpace;
 use machine::user::{Context, Register, Trap};
 
 use super::super::turn::{self, Turn};
-use crate::filesystem::View;
-use crate::filesystem::image::{Archive, Builder, Data, Kind as FileKind, Node};
-use crate::filesystem::tree::{self, Tree};
 use crate::identity::ProcessId;
 use crate::memory::Account;
+use crate::process::fixture::{Surroundings, executable};
 use crate::process::{Fresh, Notice, Processes, Rewinds, Start, Until};
 use crate::program_io::{News, ProgramIo};
 use crate::socket::Network;
-use crate::world::World;
 
 const MIB: u64 = 1 << 20;
 const DATA: u64 = 0x40_1000;
@@ -26,27 +23,10 @@ const CODE: u64 = 0x40_0800;
 
 /// Two segments: a page of code, and two pages of data of which the second is zeros.
 pub(super) fn program() -> Vec<u8> {
-    let mut bytes = vec![0; 0x2000];
-    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-    put(0, b"\x7fELF\x02\x01\x01");
-    put(16, &2_u16.to_le_bytes());
-    put(18, &62_u16.to_le_bytes());
-    put(24, &CODE.to_le_bytes());
-    put(32, &64_u64.to_le_bytes());
-    put(54, &56_u16.to_le_bytes());
-    put(56, &2_u16.to_le_bytes());
-    let segments =
-        [(5_u32, 0_u64, 0x40_0000_u64, 0x1000_u64, 0x1000_u64), (6, 0x1000, DATA, 0x1000, 0x2000)];
-    for (index, (flags, offset, address, in_file, in_memory)) in segments.into_iter().enumerate() {
-        let at = 64 + index * 56;
-        put(at, &1_u32.to_le_bytes());
-        put(at + 4, &flags.to_le_bytes());
-        put(at + 8, &offset.to_le_bytes());
-        put(at + 16, &address.to_le_bytes());
-        put(at + 32, &in_file.to_le_bytes());
-        put(at + 40, &in_memory.to_le_bytes());
-    }
-    put(0x1000, b"initial data");
+    let segments = [(5, 0, 0x40_0000, 0x1000, 0x1000), (6, 0x1000, DATA, 0x1000, 0x2000)];
+    let mut bytes = executable(0x2000, CODE, &segments);
+    let text = b"initial data";
+    bytes[0x1000..0x1000 + text.len()].copy_from_slice(text);
     bytes
 }
 
@@ -60,19 +40,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        host::init(48 * MIB);
-        host::set_clock(1_000_000_000, 1_700_000_000_000_000_000, 1);
-        let world = World::new();
-        world.seed([5; 32]);
-        let mut builder = Builder::new();
-        let kind = FileKind::File(Data::Own(program().into()));
-        let node = Node { kind, permissions: 0o755, links: 1, modified_nanos: 0 };
-        builder.put(b"bootstrap", node).unwrap();
-        let package = Rc::new(builder.finish(Archive::Owned(Vec::new()), 3));
-        let root = Rc::new(tree::with_skeleton(None, 2).unwrap());
-        let account = Account::new(16 * MIB);
-        let view = View::new(Tree::new(&world, &account, &root, Some(&package), None));
-        let network = Network::new(1, &crate::socket::unconnected(&World::new()), &account, None);
+        let Surroundings { world, account, view, network } = Surroundings::of(program(), 16 * MIB);
         let io = ProgramIo::new(&world, &News::default());
         io.gate().set(true);
         let mut processes = Processes::new(world);
