@@ -10,6 +10,7 @@ use region::{Doorbell, Region, message, sealed};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// One VMM process and all that is shared with it.
@@ -80,11 +81,12 @@ impl Default for Shape {
     }
 }
 
-fn clock() -> (u64, u64) {
+/// The guests' clock, the same for all.
+static CLOCK: LazyLock<(u64, u64)> = LazyLock::new(|| {
     let earlier = ClockSample::take();
     std::thread::sleep(Duration::from_millis(20));
     calibrate(earlier, ClockSample::take()).expect("the host's clocks advance")
-}
+});
 
 impl Cell {
     /// Starts the executable with nothing but its control socket.
@@ -119,7 +121,7 @@ impl Cell {
             status,
             doorbell: Doorbell::new().expect("an eventfd"),
             node_doorbell: Doorbell::new().expect("an eventfd"),
-            clock: clock(),
+            clock: *CLOCK,
             region_memfd,
             status_memfd,
         }
