@@ -20,8 +20,9 @@ pub struct Pools {
     /// Warm VMs of all kinds when there is demand: as many as were taken lately, and those that
     /// invokes wait for.
     pub warm_max: u32,
-    /// Of them, VMs restored from the snapshot of one function. There are none unless it was
-    /// lately invoked for keys that had no VM; then as many as it took. 0: never any.
+    /// Of them, VMs restored from the snapshot of one function, for it and for all that are the
+    /// same in code and settings. As many as were lately taken for keys that had no VM; one when
+    /// the snapshot was just made. 0: never any.
     pub warm_per_function_max: u32,
     /// What `lately` is, milliseconds. Longer than bursts are apart, shorter than a pause.
     pub demand_window_millis: u64,

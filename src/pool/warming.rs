@@ -1,12 +1,11 @@
 //! The warming pool: VMs that start, and VMs that are restored and nobody's yet.
 //!
 //! Most are restored from the base snapshot and fit any invoke. Others are restored from a
-//! function's snapshot: only invokes of that function take them, and find it loaded; and of any
-//! other, whoever's, that has the same code and settings. How many of
-//! each follows what was taken lately ([`super::demand`]): the base between its least and most,
-//! functions from none to a few, with what the base leaves of the room. While memory is short all
-//! shrink to the least. Invokes that wait add to the base; starts that failed in a row make the
-//! next one come later.
+//! function's snapshot: only invokes of that function, and of any other's of the same code and
+//! settings, take them, and find it loaded. How many of each follows what was taken lately
+//! ([`super::demand`]): the base has its target and functions have none, and they share the room
+//! beyond. While memory is short all shrink to the least. Invokes that wait add to the base; starts
+//! that failed in a row make the next one come later.
 
 use crate::config::PoolLimits;
 use crate::invoke::{Nanos, VmId};
@@ -172,21 +171,25 @@ impl Warming {
         self.retarget(limits);
     }
 
-    /// The base has its share first; functions share the rest, the most wanted first.
+    /// The base has its target in any case. What demand asks for beyond that shares the rest: at
+    /// least half of it is for functions, the most wanted first, if they want as much.
     fn retarget(&mut self, limits: &PoolLimits) {
         if self.is_under_pressure() {
             self.base.target = limits.warm_min;
             self.functions.iter_mut().for_each(|(_, kind)| kind.target = 0);
             return;
         }
-        let demand = self.base.takes.count();
-        self.base.target = limits.warm_target.max(demand).min(limits.warm_max);
-        let mut rest = limits.warm_max - self.base.target;
+        let rest = limits.warm_max.saturating_sub(limits.warm_target);
+        let growth = self.base.takes.count().saturating_sub(limits.warm_target).min(rest);
+        let mut room = (rest - growth).max(rest.div_ceil(2));
         self.functions.sort_by_key(|(facts, kind)| (u32::MAX - kind.takes.count(), facts.snapshot));
+        let mut of_functions = 0;
         for (_, kind) in &mut self.functions {
-            kind.target = kind.takes.count().min(limits.warm_per_function_max).min(rest);
-            rest -= kind.target;
+            kind.target = kind.takes.count().min(limits.warm_per_function_max).min(room);
+            room -= kind.target;
+            of_functions += kind.target;
         }
+        self.base.target = limits.warm_target + growth.min(rest - of_functions);
     }
 
     /// The next VM to start, if any: from the base, or from the snapshot of a function.

@@ -19,6 +19,9 @@ pub(super) struct Shape {
     /// new user finds none.
     #[arg(long, hide = true, default_value = "0")]
     pub(super) warm: u32,
+    /// VMs restored from snapshots of functions that the node keeps warm besides.
+    #[arg(long, hide = true, default_value = "0")]
+    pub(super) prepared: u32,
     /// VMs of any kind.
     #[arg(long, hide = true, default_value = "1")]
     pub(super) vms_max: u32,
@@ -31,21 +34,23 @@ impl Shape {
     fn apply(self, config: &mut Config) {
         let pools = &mut config.pools;
         (pools.warm_min, pools.warm_target) = (self.warm, self.warm);
-        (pools.warm_max, pools.vms_max) = (self.warm.max(1), self.vms_max);
+        (pools.warm_max, pools.vms_max) = (self.warm.max(1) + self.prepared, self.vms_max);
+        pools.warm_per_function_max = self.prepared;
         pools.idle_expiry_seconds = self.idle_seconds;
         if self.warm == 0 {
             pools.demand_window_millis = 1;
         }
     }
 
-    fn arguments(self) -> [String; 6] {
+    fn arguments(self) -> [String; 8] {
         let pairs = [
             ("--warm", u64::from(self.warm)),
+            ("--prepared", u64::from(self.prepared)),
             ("--vms-max", u64::from(self.vms_max)),
             ("--idle-seconds", self.idle_seconds),
         ];
-        let [[a, b], [c, d], [e, f]] = pairs.map(|(name, value)| [name.into(), value.to_string()]);
-        [a, b, c, d, e, f]
+        let [[a, b], [c, d], [e, f], [g, h]] = pairs.map(|(name, value)| [name.into(), value.to_string()]);
+        [a, b, c, d, e, f, g, h]
     }
 }
 

@@ -56,9 +56,8 @@ pub(super) enum Scenario {
 }
 
 /// What a node of the bench's own is, unless a scenario needs another: one VM to give away and
-/// others so that the pool is never empty; `first` needs a new one for each request, and those of
-/// earlier users then go.
-const SMALL: Shape = Shape { warm: 3, vms_max: 12, idle_seconds: 300 };
+/// others so that the pool is never empty.
+const SMALL: Shape = Shape { warm: 3, prepared: 0, vms_max: 12, idle_seconds: 300 };
 /// Pause before each invoke of `asleep`: some times longer than a shard polls
 /// (`vm.shard_poll_micros`), and guests poll for less.
 const PAUSE_ASLEEP: Duration = Duration::from_millis(5);
@@ -180,6 +179,7 @@ impl Scenario {
     /// What of a node it needs.
     pub(super) fn shape(self) -> Shape {
         match self {
+            Self::First => Shape { prepared: 2, vms_max: 64, idle_seconds: 1, ..SMALL },
             Self::Cold => Shape { warm: 0, vms_max: 512, ..SMALL },
             Self::Burst => Shape { vms_max: 256, idle_seconds: 1, ..SMALL },
             Self::Density => Shape { vms_max: density::VMS_MAX + SMALL.vms_max, ..SMALL },
@@ -188,7 +188,6 @@ impl Scenario {
             | Self::WarmProgram
             | Self::Asleep
             | Self::Shm
-            | Self::First
             | Self::FreshVm
             | Self::Fork
             | Self::Payload

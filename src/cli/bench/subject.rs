@@ -198,6 +198,16 @@ impl Subject {
         self.await_vms(what, |vms| vms.warm() > 0 && vms.unsettled() == 0)
     }
 
+    /// The same, and that one restored from a function's snapshot is there, if the bench started
+    /// the node, whose pool has room for such.
+    pub(super) fn await_prepared(&mut self) -> Result<Vms, Fault> {
+        let is_own = self.is_own();
+        self.await_vms("no VM was restored from a function's snapshot in a minute", |vms| {
+            let is_prepared = vms.count("prepared") > 0 || !is_own;
+            vms.warm() > 0 && vms.unsettled() == 0 && is_prepared
+        })
+    }
+
     /// Waits until the VMs are as wanted.
     pub(super) fn await_vms(
         &mut self,

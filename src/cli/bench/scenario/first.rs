@@ -1,29 +1,53 @@
 //! The first invoke for a user never seen before: from the warming pool, or with no VM there.
 
+use std::time::Duration;
+
+use perf::{Latencies, timed};
 use pilotlight::socket::answer::Room;
 use pilotlight::socket::request::Invoke;
+use serde_json::json;
 
 use super::super::super::fault::Fault;
 use super::super::lab::{Lab, ask};
-use super::super::measured::Measured;
+use super::super::measured::{Measured, checked};
 use super::super::program::Program;
 use super::super::subject::Subject;
+
+/// So often an invoke of a program the node has never seen is timed beside the others.
+const UNKNOWN_EVERY: u64 = 5;
 
 /// What the warming pool holds when the invoke comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pool {
-    /// A VM.
+    /// A VM, restored from the program's snapshot where the pool has room for such.
     Warm,
     /// None, and none on its way: a VMM is spawned and a snapshot restored for this invoke.
     Empty,
 }
 
-/// Invokes of users never seen before, one after the other.
+/// Invokes of users never seen before, one after the other. Somebody else has deployed the same
+/// program a while ago, so the node has a snapshot of it, as of any program that is in use.
 pub(super) fn measure(lab: &mut Lab<'_>, program: &Program, pool: Pool) -> Result<Measured, Fault> {
+    let other = lab.subject.new_user();
+    lab.subject.deploy(&other, program)?;
+    lab.subject.settle()?;
     let mut measured = lab.measured();
+    let mut unknown = Latencies::new();
+    let mut users = 0;
     lab.rounds(&mut measured, &mut |subject, count, measured| {
-        (0..count).try_for_each(|_| once(subject, program, pool, measured))
+        for _ in 0..count {
+            once(subject, program, pool, measured)?;
+            users += 1;
+            if pool == Pool::Warm && users % UNKNOWN_EVERY == 0 {
+                unknown.record(once_unknown(subject, program)?);
+            }
+        }
+        Ok(())
     })?;
+    if unknown.count() > 0 {
+        measured.extra.insert("unknown_program_nanos".to_owned(), json!(unknown.summary()));
+    }
+    lab.subject.forget(&other, program);
     Ok(measured)
 }
 
@@ -36,7 +60,7 @@ fn once(
     let user = subject.new_user();
     subject.deploy(&user, program)?;
     match pool {
-        Pool::Warm => subject.await_warm()?,
+        Pool::Warm => subject.await_prepared()?,
         Pool::Empty => subject.await_vms("VMs are warm that should not be", |vms| {
             vms.warm() == 0 && vms.unsettled() == 0
         })?,
@@ -49,4 +73,20 @@ fn once(
         return Err(Fault::new("the node had a VM for a user it had never seen"));
     }
     Ok(subject.client.remove(&user, program.name)?)
+}
+
+/// The same with settings that no function ever had: the VM that is taken knows nothing of it.
+fn once_unknown(subject: &mut Subject, program: &Program) -> Result<Duration, Fault> {
+    let user = subject.new_user();
+    let mut package = program.package();
+    package.settings.environment.push(("BENCH_USER".to_owned(), user.clone()));
+    subject.client.deploy((&user, program.name), &package)?;
+    subject.await_warm()?;
+    let invoke = Invoke { user: &user, ..Invoke::new(program.name, b"") };
+    let (answer, took) = timed(|| Ok::<_, Fault>(subject.client.invoke(&invoke)))?;
+    if let Err(code) = checked(answer, b"")? {
+        return Err(Fault::new(format!("an invoke beside those measured failed: {code}")));
+    }
+    subject.client.remove(&user, program.name)?;
+    Ok(took)
 }
