@@ -79,7 +79,6 @@ impl Agent {
     pub fn attach(&mut self) {
         let memory = machine::region::memory();
         self.shared.vm = memory.load_u64(region::VM);
-        self.containers.values().for_each(Container::touch);
         let mut rings = Rings::new();
         let generation = memory.load_u64(region::GENERATION);
         let header = Header { kind: outcome::READY, flags: 0, channel: 0, id: generation };
@@ -110,6 +109,22 @@ impl Agent {
             container.rewind(&self.shared, self.packages.get(&container.package()), processes);
         }
         moved
+    }
+
+    /// Whether a container has its program loaded before its first request. After a restore: what
+    /// was met before it is to be met again.
+    pub fn is_prepared_anew(&mut self) -> bool {
+        self.containers
+            .values_mut()
+            .fold(false, |any, container| container.is_prepared_anew() || any)
+    }
+
+    /// Makes containers ready for what may come, a step at a time; `false` when they are.
+    pub fn make_ready(&mut self, processes: &mut Processes) -> bool {
+        self.containers.values_mut().any(|container| {
+            let package = self.packages.get(&container.package());
+            package.is_some_and(|package| container.make_ready(&self.shared, package, processes))
+        })
     }
 
     /// Whether the node has sent something.

@@ -29,7 +29,7 @@ use crate::filesystem::{Image, Tree, View, tree};
 use crate::identity::ProcessId;
 use crate::memory::Account;
 use crate::process::exec;
-use crate::process::{Notice, Processes, Start, Usage};
+use crate::process::{Notice, Processes, Start, Until, Usage};
 use crate::program_io::{News, ProgramIo};
 use crate::response::Framing;
 use crate::rings::Rings;
@@ -133,6 +133,8 @@ pub struct Container {
     resting: Option<(ProcessId, bool)>,
     /// Its program, loaded before its first request.
     image: Option<exec::Image>,
+    /// A process was started in it.
+    is_used: bool,
     /// What a PREPARE frame is to be answered with, once the package is there.
     prepares: Option<u64>,
     /// Its process has not passed its point: it does not see its input.
@@ -161,6 +163,7 @@ impl Container {
             process: None,
             resting: None,
             image: None,
+            is_used: false,
             prepares: None,
             is_before_point: false,
             running: None,
@@ -336,7 +339,12 @@ impl Container {
         let view = view(shared, image, &account)?;
         let path = [tree::PACKAGE, b"/", &self.settings.entry].concat();
         let network = self.network(shared, &account);
+        // Saving a process for later costs its first request more than all the rest, so that runs
+        // without, and what it leaves is started again behind the answer. One that is to be copied
+        // once it has initialised itself does that only once.
+        let is_first = !core::mem::replace(&mut self.is_used, true);
         let rewinds = self.rewinds(invoke);
+        let rewinds = rewinds.filter(|rewinds| !is_first || rewinds.until == Until::Wait);
         self.io.gate().set(rewinds.is_some());
         processes.start(Start {
             container: self.number,
@@ -345,7 +353,7 @@ impl Container {
             network,
             path,
             arguments: self.settings.arguments.clone(),
-            environment: self.environment(shared, invoke),
+            environment: self.environment(shared, invoke, rewinds.is_some()),
             stdio: self.io.files(),
             rewinds,
             image: loaded,
@@ -358,13 +366,13 @@ impl Container {
     }
 
     /// What the function says goes before what the guest says.
-    fn environment(&self, shared: &Shared, invoke: u64) -> Vec<Vec<u8>> {
+    fn environment(&self, shared: &Shared, invoke: u64, is_rewound: bool) -> Vec<Vec<u8>> {
         let mut environment = self.settings.environment.clone();
         let mut own: Vec<Vec<u8>> =
             ENVIRONMENT.iter().map(|entry| entry.as_bytes().into()).collect();
         own.push(format!("PILOTLIGHT_VM_ID=vm-{}", shared.vm).into_bytes());
         let is_told = self.settings.contract == Contract::Program;
-        if is_told && self.settings.freshness == Freshness::Vm {
+        if is_told && !is_rewound {
             own.push(format!("PILOTLIGHT_INVOKE_ID={invoke:016x}").into_bytes());
         }
         own.extend(shared.assignment.environment.iter().cloned());

@@ -106,6 +106,10 @@ impl Kernel {
         self.region.store_u64(region::DEADLINE, NEVER);
         self.armed_nanos = NEVER;
         self.touch = Touch::new();
+        if self.agent.is_prepared_anew() {
+            // Nobody waits for a VM of one function, only for what it saves its first request.
+            while self.touch.more() || self.agent.make_ready(&mut self.processes) {}
+        }
         self.agent.attach();
         self.busy_nanos = monotonic_nanos();
     }
@@ -174,7 +178,7 @@ impl Kernel {
     /// Nothing to do: meets pages, then looks at the rings for a while, then halts until the
     /// doorbell or the next deadline.
     fn rest(&mut self) {
-        if self.touch.more() {
+        if self.touch.more() || self.agent.make_ready(&mut self.processes) {
             self.busy_nanos = monotonic_nanos();
             return;
         }

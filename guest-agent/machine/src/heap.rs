@@ -20,6 +20,8 @@ use crate::state::state;
 const BLOCK_BYTES_MIN: usize = 16;
 /// Lists of 16, 32, ... 2048 bytes.
 const LISTS: usize = 8;
+/// Frames that are remembered: more than the kernel has taken when it is captured.
+const TAKEN_MAX: usize = 256;
 const BLOCK_BYTES_MAX: usize = BLOCK_BYTES_MIN << (LISTS - 1);
 
 /// A free block: its first bytes point to the next one.
@@ -29,13 +31,18 @@ struct Block {
 
 struct Heap {
     free: [Cell<*mut Block>; LISTS],
+    /// First frames that were taken, for [`touch`].
+    taken: [Cell<u32>; TAKEN_MAX],
 }
 
 // SAFETY: the kernel has one thread of execution (see `state`).
 unsafe impl Sync for Heap {}
 
 #[global_allocator]
-static HEAP: Heap = Heap { free: [const { Cell::new(null_mut()) }; LISTS] };
+static HEAP: Heap = Heap {
+    free: [const { Cell::new(null_mut()) }; LISTS],
+    taken: [const { Cell::new(0) }; TAKEN_MAX],
+};
 
 // SAFETY: blocks are as large and aligned as their list's power of two, which is at least the
 // layout's size and alignment; runs are page aligned; a block is in a list or in use, never both.
@@ -79,6 +86,9 @@ impl Heap {
 
     fn cut_frame(&self, list: usize) {
         let Some(frame) = frame::take_run(1) else { return };
+        if let Some(room) = self.taken.iter().find(|taken| taken.get() == 0) {
+            room.set(frame.get());
+        }
         let start = physical::pointer(u64::from(frame.get()) * PAGE_BYTES, PAGE_BYTES);
         let bytes = BLOCK_BYTES_MIN << list;
         for offset in (0..PAGE).step_by(bytes).rev() {
@@ -86,6 +96,19 @@ impl Heap {
             unsafe { self.put_block(list, start.wrapping_add(offset).cast()) }
         }
     }
+}
+
+/// Meets frames cut for small blocks, which the kernel will write to: those from place `from` on,
+/// `count` of them; `false` when there are no more. They stay the heap's, so what is written back
+/// is what was read.
+pub(crate) fn touch(from: usize, count: usize) -> bool {
+    let taken = HEAP.taken.get(from..).unwrap_or_default().iter().map(Cell::get);
+    let mut frames = taken.take_while(|frame| *frame != 0);
+    for frame in frames.by_ref().take(count) {
+        // SAFETY: the frame is memory, and the heap's for good.
+        unsafe { physical::rewrite(u64::from(frame) * PAGE_BYTES) }
+    }
+    frames.next().is_some()
 }
 
 /// The list for a layout; `None` when it takes whole frames.

@@ -16,6 +16,7 @@ mod touch;
 mod walk;
 
 pub(crate) use skeleton::{SPARE_MAX, Skeleton};
+pub use touch::Met;
 
 use abi::layout::{CLOCK_GPA, PAGE_BYTES, USER_END, WINDOW_BYTES, WINDOW_GPA};
 

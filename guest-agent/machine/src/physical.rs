@@ -16,6 +16,19 @@ pub(crate) fn pointer(gpa: u64, bytes: u64) -> *mut u8 {
     translate(gpa)
 }
 
+/// Writes to a byte of RAM what it holds.
+///
+/// # Safety
+/// The byte is the kernel's own; there is no exclusive reference to it.
+#[cfg(target_os = "none")]
+pub(crate) unsafe fn rewrite(gpa: u64) {
+    let byte = pointer(gpa, 1);
+    // SAFETY: it is memory, and nothing but this function runs, so nobody changes it in between.
+    let value = unsafe { byte.read_volatile() };
+    // SAFETY: as above; the caller says that it may be written.
+    unsafe { byte.write_volatile(value) }
+}
+
 fn is_memory(gpa: u64, bytes: u64) -> bool {
     let Some(end) = gpa.checked_add(bytes) else { return false };
     let is_within = |start: u64, length: u64| gpa >= start && end <= start + length;

@@ -11,6 +11,7 @@ use super::{Container, OUTCOME_HEAD_MAX, Package, Shared, cut, view};
 use crate::filesystem::{Image, tree};
 use crate::memory::Account;
 use crate::process::Processes;
+use crate::process::exec;
 use crate::rings::Rings;
 
 impl Container {
@@ -57,11 +58,31 @@ impl Container {
         rings.outcome.push(header, &[&head[..length]]);
     }
 
-    /// Meets the pages of a program that was loaded, in a VM restored from a snapshot of it.
-    pub fn touch(&self) {
-        if let Some(image) = &self.image {
-            image.touch();
+    /// Whether its program is loaded, and waits, in a VM that was just restored.
+    pub fn is_prepared_anew(&mut self) -> bool {
+        self.image.as_mut().map(exec::Image::forget_met).is_some()
+    }
+
+    /// Makes its next start short, a step at a time: loads its program if that has to be started
+    /// once more, and meets its pages. `false` when there is nothing more to do.
+    pub fn make_ready(
+        &mut self,
+        shared: &Shared,
+        package: &Package,
+        processes: &mut Processes,
+    ) -> bool {
+        if let Some(image) = &mut self.image {
+            return image.touch();
         }
+        let is_waiting = self.prepares.is_some() || self.running.is_some();
+        let has_process = self.process.is_some() || self.resting.is_some();
+        let starts_again = self.is_used && self.rewinds(0).is_some();
+        let (false, false, true, Ok(image)) = (is_waiting, has_process, starts_again, package)
+        else {
+            return false;
+        };
+        // Why not, its next request will say.
+        self.load_image(shared, image, processes).is_ok()
     }
 
     fn load_image(

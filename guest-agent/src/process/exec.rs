@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use abi::layout::{PAGE_BYTES, USER_END};
 use machine::frame::Frame;
-use machine::paging::Backing;
+use machine::paging::{Backing, Met};
 use machine::user::{Context, area_bytes};
 
 use super::rewind::{Places, digits};
@@ -92,11 +92,6 @@ struct Layout {
     heap_gap: u64,
 }
 
-/// Pages of a prepared program that are met after a restore, and those of them that are written to
-/// and so become the VM's own: 256 KiB of the 1 MiB that an idle VM may cost.
-const TOUCHED_PAGES_MAX: usize = 1024;
-const WRITTEN_PAGES_MAX: usize = 64;
-
 /// A program in memory, without arguments and environment: those come when it starts.
 #[derive(Debug)]
 pub struct Image {
@@ -106,6 +101,7 @@ pub struct Image {
     vdso: u64,
     auxiliary: Vec<(u64, u64)>,
     limit_mib: u64,
+    met: Met,
 }
 
 /// Makes `file` a program in memory charged to `account`; `is_held` as [`Arguments::held`] will be.
@@ -142,9 +138,14 @@ impl Image {
         self.memory.account()
     }
 
-    /// Meets its pages, after a restore.
-    pub fn touch(&self) {
-        self.memory.space().touch(TOUCHED_PAGES_MAX, WRITTEN_PAGES_MAX);
+    /// After a restore none of its pages is met.
+    pub fn forget_met(&mut self) {
+        self.met = Met::default();
+    }
+
+    /// Meets a few more of its pages; `false` when it has met them.
+    pub fn touch(&mut self) -> bool {
+        self.memory.space().touch(&mut self.met)
     }
 
     /// Makes the pages a program touches as it starts, so that a snapshot has them: all of its
@@ -263,6 +264,7 @@ fn map(
         vdso,
         auxiliary: auxiliary(program, layout.base, vdso),
         limit_mib,
+        met: Met::default(),
     })
 }
 

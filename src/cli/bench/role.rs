@@ -49,7 +49,8 @@ impl Shape {
             ("--vms-max", u64::from(self.vms_max)),
             ("--idle-seconds", self.idle_seconds),
         ];
-        let [[a, b], [c, d], [e, f], [g, h]] = pairs.map(|(name, value)| [name.into(), value.to_string()]);
+        let [[a, b], [c, d], [e, f], [g, h]] =
+            pairs.map(|(name, value)| [name.into(), value.to_string()]);
         [a, b, c, d, e, f, g, h]
     }
 }

@@ -44,7 +44,7 @@ extern "C" fn start() -> ! {
 /// Lowest word of the boot stack, and what it holds as long as the stack was deep enough. Below
 /// it lies boot-info, below that the kernel half's tables.
 const STACK_END: u64 = boot::STACK_TOP - STACK_BYTES;
-const STACK_BYTES: u64 = 64 << 10;
+pub(super) const STACK_BYTES: u64 = 64 << 10;
 const STACK_MARK: u64 = 0x6b63_6174_7320_666f;
 
 /// Panics if the kernel has ever needed more stack than it has.

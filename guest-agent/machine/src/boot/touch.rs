@@ -2,13 +2,15 @@
 //!
 //! In a restored VM no page is in the tables the CPU uses, and a page-table hypervisor fills them
 //! one fault (5 to 9 us) at a time as pages are touched. A first request would pay that for every
-//! page of code it runs through; a VM that waits for one has the time. So it is done when there is
+//! page of code it runs through and of the heap it uses; a VM that waits for one has the time. So it is done when there is
 //! nothing else to do, a few pages at a time: a request that waits for this VM is not held up.
 
 use abi::layout::{KERNEL_BASE, PAGE_BYTES, boot};
 
+use super::start::STACK_BYTES;
 use crate::frame::Frame;
-use crate::physical::PAGE;
+use crate::heap;
+use crate::physical::{self, PAGE};
 
 /// Free frames that are written once: those the VMM has made present (`vmm::restore`), which the
 /// first program and its tables get.
@@ -19,14 +21,18 @@ unsafe extern "C" {
     static kernel_text_end: u8;
 }
 
+/// Pages of the kernel's stack that are met.
+const STACK_PAGES: u64 = 4;
 /// Pages met at once: about 30 us, which is what a request that comes meanwhile waits.
 const PAGES_AT_ONCE: usize = 4;
 
-/// What of the kernel's code and constants, and of the frames a first program will get, has been
-/// met since the restore.
+/// What of the kernel's code and constants, its heap, and the frames a first program will get, has
+/// been met since the restore.
 #[derive(Debug)]
 pub struct Touch {
     code_bytes: usize,
+    /// Frames of the heap; `None`: all.
+    heap_frames: Option<usize>,
     frames: usize,
 }
 
@@ -35,7 +41,7 @@ impl Touch {
     #[expect(clippy::new_without_default, reason = "a new one is what a restore leaves")]
     #[must_use]
     pub fn new() -> Self {
-        Self { code_bytes: 0, frames: 0 }
+        Self { code_bytes: 0, heap_frames: Some(0), frames: 0 }
     }
 
     /// Meets a few more pages; `false` when all have been.
@@ -51,6 +57,14 @@ impl Touch {
                 unsafe { byte.read_volatile() };
             }
             self.code_bytes = end;
+            return true;
+        }
+        if let Some(from) = self.heap_frames {
+            if from == 0 {
+                touch_stack();
+            }
+            let is_more = heap::touch(from, PAGES_AT_ONCE);
+            self.heap_frames = is_more.then_some(from + PAGES_AT_ONCE);
             return true;
         }
         let is_more = self.frames < FREE_FRAMES;
@@ -74,6 +88,18 @@ impl Touch {
         }
         self.frames = end;
     }
+}
+
+/// Meets the kernel's stack, as deep as a first request goes, and its end, which is looked at for
+/// whether it went deeper than there is room.
+fn touch_stack() {
+    for page in 1..=STACK_PAGES {
+        // SAFETY: the kernel's stack; what lies there is in nobody's reference while this runs
+        // but as bytes that keep their value.
+        unsafe { physical::rewrite(boot::STACK_TOP - page * PAGE_BYTES) }
+    }
+    // SAFETY: as above.
+    unsafe { physical::rewrite(boot::STACK_TOP - STACK_BYTES) }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the machine has 64 bits")]

@@ -9,26 +9,44 @@ use abi::layout::{Flavour, PAGE_BYTES, USER_END};
 use super::AddressSpace;
 use crate::{boot, physical};
 
+/// Pages met at once: what a request that comes meanwhile waits for.
+const PAGES_AT_ONCE: usize = 8;
+/// Pages that are met, and those of them that are written to and so become the VM's own: 256 KiB
+/// of the 1 MiB that an idle VM may cost.
+const PAGES_MAX: usize = 1024;
+const WRITES_MAX: usize = 64;
+
+/// What of a program's pages was met since the restore.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Met {
+    next: u64,
+    pages: usize,
+    writes: usize,
+}
+
 impl AddressSpace {
-    /// Reads each page programs may read, and writes to those they may write to what they hold:
-    /// `pages_max` pages, of which `writes_max` are written. This address space is in the CPU then.
-    pub fn touch(&self, pages_max: usize, mut writes_max: usize) {
+    /// Reads a few more of the pages programs may read, and writes to those they may write to what
+    /// they hold; `false` when all are met, or as many as may be. This address space is in the CPU
+    /// then.
+    pub fn touch(&self, met: &mut Met) -> bool {
         self.activate();
-        let mut from = 0;
-        for _ in 0..pages_max {
-            let Some(page) = self.next_mapped(from, USER_END) else { return };
-            from = page + PAGE_BYTES;
+        for _ in 0..PAGES_AT_ONCE {
+            let page = (met.pages < PAGES_MAX).then(|| self.next_mapped(met.next, USER_END));
+            let Some(page) = page.flatten() else { return false };
+            met.next = page + PAGE_BYTES;
+            met.pages += 1;
             let Some(entry) = self.entry(page).filter(|entry| entry.is_present()) else { continue };
             let byte = first_byte(page, entry.gpa());
             // SAFETY: the page is mapped readable in the address space that was just put into
             // the CPU, and its frame in the direct map; no Rust reference is to either.
             let value = unsafe { byte.read_volatile() };
-            if entry.protection().is_writable && writes_max > 0 {
-                writes_max -= 1;
+            if entry.protection().is_writable && met.writes < WRITES_MAX {
+                met.writes += 1;
                 // SAFETY: as above, and writable; no program runs, so the byte is still that one.
                 unsafe { byte.write_volatile(value) }
             }
         }
+        true
     }
 }
 

@@ -13,6 +13,8 @@ use super::super::measured::{Measured, checked};
 use super::super::program::Program;
 use super::super::subject::Subject;
 
+/// A VM that has just become warm still meets its pages; one that has waited for its user is idle.
+const PAUSE: Duration = Duration::from_millis(10);
 /// So often an invoke of a program the node has never seen is timed beside the others.
 const UNKNOWN_EVERY: u64 = 5;
 
@@ -66,7 +68,7 @@ fn once(
         })?,
     };
     let invoke = Invoke { user: &user, ..Invoke::new(program.name, b"") };
-    let answered = ask(subject, None, &invoke, measured)?;
+    let answered = ask(subject, Some(PAUSE), &invoke, measured)?;
     if let Some((done, _)) = answered
         && done.room != Room::Warming
     {
@@ -83,6 +85,7 @@ fn once_unknown(subject: &mut Subject, program: &Program) -> Result<Duration, Fa
     subject.client.deploy((&user, program.name), &package)?;
     subject.await_warm()?;
     let invoke = Invoke { user: &user, ..Invoke::new(program.name, b"") };
+    std::thread::sleep(PAUSE);
     let (answer, took) = timed(|| Ok::<_, Fault>(subject.client.invoke(&invoke)))?;
     if let Err(code) = checked(answer, b"")? {
         return Err(Fault::new(format!("an invoke beside those measured failed: {code}")));
