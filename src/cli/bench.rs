@@ -7,6 +7,7 @@
 //! ```
 //! The node and the echo servers are this same executable, started again with a `--role`.
 
+mod compare;
 mod report;
 mod role;
 mod scenario;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::fault::Fault;
+use compare::Compare;
 use report::Report;
 use role::Role;
 use scenario::{Peers, Scenario};
@@ -31,7 +33,10 @@ use subject::Subject;
 /// `uds_echo_runtime` with the server on the node's runtime), and starting and waiting for the
 /// same program on this machine (`posix_spawn`).
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// What to measure; all scenarios, one after the other, when left out
     #[arg(value_enum)]
     scenario: Option<Scenario>,
@@ -58,6 +63,12 @@ pub(crate) struct Bench {
     role: Role,
 }
 
+/// What to do with measurements instead of making one.
+#[derive(Debug, clap::Subcommand)]
+enum Other {
+    Compare(Compare),
+}
+
 /// Where the client runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClientCore {
@@ -67,6 +78,9 @@ enum ClientCore {
 
 impl Bench {
     pub(crate) fn run(self) -> Result<ExitCode, Fault> {
+        if let Some(Other::Compare(compare)) = self.other {
+            return compare.run();
+        }
         if self.role.is_given() {
             return self.role.play();
         }
