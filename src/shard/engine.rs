@@ -36,8 +36,8 @@ use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{
-    Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool, SnapshotRef,
-    ResetId,
+    Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool, ResetId,
+    SnapshotRef,
 };
 use crate::signal::Signal;
 use crate::socket::answer::Room;

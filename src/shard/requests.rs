@@ -474,9 +474,8 @@ impl Engine {
     fn list(&self, user: User) -> Handled {
         let entries = self.catalog.list(user);
         let functions: Vec<_> = entries.iter().map(|entry| &entry.function).collect();
-        let describe = |entry: &&Rc<Entry>| {
-            self.describe_snapshot(entry.function.name, entry.facts.snapshot)
-        };
+        let describe =
+            |entry: &&Rc<Entry>| self.describe_snapshot(entry.function.name, entry.facts.snapshot);
         let snapshots: Vec<_> = entries.iter().map(describe).collect();
         let listing = serde_json::json!({ "functions": functions, "snapshots": snapshots });
         Handled::Reply(listing.to_string().into_bytes())

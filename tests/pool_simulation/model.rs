@@ -18,8 +18,8 @@ use pilotlight::invoke::{
     BusyReason, ContainerId, Contract, Freshness, InvokeId, Nanos, Status, User, VmId,
 };
 use pilotlight::pool::{
-    Answer, Arrival, Blame, Effect, Event, FunctionFacts, KeyState, LoadId,
-    PackageRef, Place, Pool, Pressure, ResetId, RetireReason, SnapshotRef,
+    Answer, Arrival, Blame, Effect, Event, FunctionFacts, KeyState, LoadId, PackageRef, Place,
+    Pool, Pressure, ResetId, RetireReason, SnapshotRef,
 };
 
 /// The model of one pool.
