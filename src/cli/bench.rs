@@ -7,6 +7,7 @@
 //! ```
 //! The node and the echo servers are this same executable, started again with a `--role`.
 
+mod compare;
 mod files;
 mod lab;
 mod lines;
@@ -28,6 +29,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::fault::Fault;
+use compare::Compare;
 use files::{Drafts, Files};
 use lab::Lab;
 use lines::OPEN_PER_LINE;
@@ -51,7 +53,10 @@ const LINES_MAX: i64 = 32;
 /// starting and waiting for the same program on this machine (`posix_spawn`), in a sandbox
 /// (`bubblewrap`), in a container (`runc`), and an instance of a WebAssembly module (`wasmtime`).
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// What to measure; all scenarios, one after the other, when left out
     #[arg(value_enum)]
     scenario: Option<Scenario>,
@@ -89,6 +94,12 @@ pub(crate) struct Bench {
     role: Role,
 }
 
+/// What to do with measurements instead of making one.
+#[derive(Debug, clap::Subcommand)]
+enum Other {
+    Compare(Compare),
+}
+
 /// Where the client runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClientCore {
@@ -103,6 +114,9 @@ const DURATION_MILLIS_MAX: u64 = 7 * 24 * 3_600_000;
 
 impl Bench {
     pub(crate) fn run(self) -> Result<ExitCode, Fault> {
+        if let Some(Other::Compare(compare)) = self.other {
+            return compare.run();
+        }
         if self.role.is_given() {
             return self.role.play();
         }

@@ -3,7 +3,7 @@
 
 use crate::flavour::{msr_list, set_msrs};
 use crate::gone::{Doing, Gone};
-use crate::machine::Machine;
+use crate::machine::Shell;
 use crate::memory::Ram;
 use abi::ABI_VERSION;
 use abi::layout::{
@@ -28,10 +28,14 @@ const ENTRIES: u64 = 512;
 const KERNEL_ENTRY: u64 = 510;
 
 /// Puts kernel, tables and boot info into RAM and the vCPU at the kernel's entry.
-pub(crate) fn load(machine: &mut Machine, elf: &[u8], root_image_bytes: u64) -> Result<(), Gone> {
-    let kernel = Kernel::parse(elf, machine.ram.bytes())?;
-    let cpu = machine.shell.cpu.clone();
-    let ram = &mut machine.ram;
+pub(crate) fn load(
+    shell: &Shell,
+    ram: &mut Ram,
+    elf: &[u8],
+    root_image_bytes: u64,
+) -> Result<(), Gone> {
+    let kernel = Kernel::parse(elf, ram.bytes())?;
+    let cpu = &shell.cpu;
     for segment in &kernel.segments {
         ram.write(segment.gpa, segment.bytes).doing("load the kernel")?;
     }
@@ -49,7 +53,7 @@ pub(crate) fn load(machine: &mut Machine, elf: &[u8], root_image_bytes: u64) -> 
     };
     let info = encode(&info).map_err(|_| Gone::Request("boot info is too long"))?;
     ram.write(boot::INFO, &info).doing("write the boot info")?;
-    let vcpu = &machine.shell.vcpu;
+    let vcpu = &shell.vcpu;
     let sregs = vcpu.get_sregs().doing("read the vCPU's registers")?;
     vcpu.set_sregs(&cpu.first_sregs(sregs, boot::ROOT)).doing("set the vCPU's registers")?;
     let regs = kvm_bindings::kvm_regs {

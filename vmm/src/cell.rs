@@ -5,13 +5,13 @@ use crate::capture::{self, Image};
 use crate::clock::{Clock, ClockWriter};
 use crate::control::{self, Control};
 use crate::gone::{Doing, Gone};
-use crate::jail::{self, Needs};
-use crate::machine::{self, Machine, Parts, Shell, contents};
+use crate::jail::{self, Filter, Needs};
+use crate::machine::{self, Fittings, Parts, Shell, contents};
 use crate::memory::Ram;
 use crate::order::{Order, Orders};
 use crate::pagemap::Pagemap;
 use crate::reset;
-use crate::restore::{self, Restored};
+use crate::restore::{self, Made, Restored};
 use crate::template::Template;
 use crate::vcpu::{Preempt, Surroundings, Vcpu};
 use crate::verify;
@@ -19,7 +19,7 @@ use abi::control::{Blame, Reply, Request, Start, status};
 use abi::layout::region as layout;
 use abi::ring::Memory;
 use region::Doorbell;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -62,10 +62,10 @@ fn serve(socket: &OwnedFd) -> Result<(), Gone> {
     };
     machine::check(&start)?;
     let parts = Parts::sort(&start, descriptors)?;
-    let any_core = bind(start.core)?;
-    let (machine, origin) = make(&start, parts)?;
+    let (shell, fittings, origin) = make(&start, parts)?;
     let clock = Clock::new(start.clock_multiplier, start.clock_offset);
-    let Machine { shell, ram, window, region, region_memfd, status, doorbell, timer } = machine;
+    let Fittings { ram, window, region, region_memfd, status, doorbell, timer } = fittings;
+    status.store_u32(status::FLAVOUR, shell.cpu.flavour as u32);
     let writer = ClockWriter::start(status.clone(), clock, start.generation);
     let preempt = Arc::new(Preempt::here());
     let orders = Arc::new(Orders::default());
@@ -84,21 +84,21 @@ fn serve(socket: &OwnedFd) -> Result<(), Gone> {
     let (shared, counters) = (region.clone(), status.clone());
     let around = Surroundings { region, status, doorbell, clock, writer, preempt, orders };
     let mut vcpu = Vcpu::new(shell, around)?;
+    vcpu.settle()?;
+    accompany(control)?;
+    bind(start.core)?;
     match origin {
         Origin::Boot { snapshot, kept } => {
-            let needs = Needs { writes_snapshot: true, pagemap: None };
-            confine(&start, control, any_core, &mut vcpu, &needs)?;
+            jail::seal(&Filter::new(&Needs { writes_snapshot: true, pagemap: None })?)?;
             let ram = (ram, kept.as_slice());
             let bytes = boot_and_capture(&start, &mut vcpu, ram, &timer, &snapshot)?;
             control::reply(socket, &Reply::Captured { bytes });
             Ok(())
         }
-        Origin::Restore(template) => {
+        Origin::Restore { template, pagemap, filter } => {
             drop(timer);
-            let pagemap = Pagemap::open(&ram);
             counters.store_u64(status::PAGE_FINDER, pagemap.finder() as u64);
-            let needs = Needs { writes_snapshot: start.is_capturable, pagemap: Some(&pagemap) };
-            confine(&start, control, any_core, &mut vcpu, &needs)?;
+            jail::seal(&filter)?;
             let restore_nanos = region::clock::monotonic_nanos().saturating_sub(began);
             control::reply(socket, &Reply::Running { restore_nanos });
             let (number, private) = (shared.load_u64(layout::VM), Vec::new());
@@ -155,26 +155,31 @@ enum Origin {
         snapshot: OwnedFd,
         kept: Vec<u32>,
     },
-    Restore(Box<Template>),
+    Restore {
+        template: Arc<Template>,
+        pagemap: Pagemap,
+        filter: Filter,
+    },
 }
 
-/// The machine, ready to run. Every descriptor it does not need is closed by then.
-fn make(start: &Start, parts: Parts) -> Result<(Machine, Origin), Gone> {
+/// The machine, ready to run, in a process that has entered its jail. Every descriptor it does not
+/// need is closed by then.
+fn make(start: &Start, parts: Parts) -> Result<(Shell, Fittings, Origin), Gone> {
     let Parts { kvm, shared, kernel, snapshot } = parts;
-    let shell = Shell::create(kvm)?;
     let Some(kernel) = kernel else {
-        let template = Template::read(&shell.cpu, start, snapshot)?;
-        let ram = restore::ram(&template, start.ram_bytes)?;
-        let machine = Machine::assemble(shell, ram, start, shared)?;
-        restore::set_registers(&machine.shell, &template)?;
-        return Ok((machine, Origin::Restore(Box::new(template))));
+        let parts = Parts { kvm, shared, kernel, snapshot };
+        let Made { shell, fittings, template, pagemap, filter } = restore::make(start, parts)?;
+        return Ok((shell, fittings, Origin::Restore { template, pagemap, filter }));
     };
+    let shell = Shell::create(kvm)?;
     let kernel = contents(kernel, "map the kernel")?;
     let ram = Ram::blank(start.ram_bytes).doing("get memory for the guest")?;
-    let mut machine = Machine::assemble(shell, ram, start, shared)?;
-    let kept = machine.shell.cpu.kept_msrs(&machine.shell.vcpu);
-    boot::load(&mut machine, &kernel, start.root_image_bytes)?;
-    Ok((machine, Origin::Boot { snapshot, kept }))
+    let (mut fittings, wiring) = Fittings::new(ram, start, shared)?;
+    shell.connect(wiring)?;
+    let kept = shell.cpu.kept_msrs(&shell.vcpu);
+    boot::load(&shell, &mut fittings.ram, &kernel, start.root_image_bytes)?;
+    jail::enter(start.user, Some(start.ram_bytes))?;
+    Ok((shell, fittings, Origin::Boot { snapshot, kept }))
 }
 
 fn boot_and_capture(
@@ -192,42 +197,33 @@ fn boot_and_capture(
     capture::write_booted(&vcpu.shell, state, (&at_ready, &at_idle), start, snapshot)
 }
 
-/// Binds this thread to a core; returns the cores it had before.
-fn bind(core: u32) -> Result<CpuSet, Gone> {
-    let before = sched_getaffinity(None).doing("ask for the allowed cores")?;
-    if core != u32::MAX {
-        let core = core as usize;
-        if core >= CpuSet::MAX_CPU {
-            return Err(Gone::Request("there is no such core"));
-        }
-        let mut only = CpuSet::new();
-        only.set(core);
-        sched_setaffinity(None, &only).doing("bind the vCPU to its core")?;
-    }
-    Ok(before)
-}
-
-/// Gives up everything but the VM, with the control thread running beside this one. That one
-/// may use any core: it has to get a turn while the vCPU spins on its own.
-fn confine(
-    start: &Start,
-    control: Control,
-    any_core: CpuSet,
-    vcpu: &mut Vcpu,
-    needs: &Needs<'_>,
-) -> Result<(), Gone> {
-    jail::enter(start.user, needs.writes_snapshot.then_some(start.ram_bytes))?;
-    vcpu.settle()?;
+/// Starts the control thread beside this one. It may use any core: it has to get a turn while the
+/// vCPU spins on its own.
+fn accompany(control: Control) -> Result<(), Gone> {
     let (started, is_started) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new()
         .name("control".into())
         .stack_size(CONTROL_STACK_BYTES)
         .spawn(move || {
-            let _ = sched_setaffinity(None, &any_core);
             let _ = started.send(());
             control.serve()
         })
         .doing("start the control thread")?;
+    // What a thread does before it comes here is not for the system-call filter.
     let _ = is_started.recv();
-    jail::seal(needs)
+    Ok(())
+}
+
+/// Binds this thread to a core: only now, so that whichever is free has made the VM.
+fn bind(core: u32) -> Result<(), Gone> {
+    if core == u32::MAX {
+        return Ok(());
+    }
+    let core = core as usize;
+    if core >= CpuSet::MAX_CPU {
+        return Err(Gone::Request("there is no such core"));
+    }
+    let mut only = CpuSet::new();
+    only.set(core);
+    sched_setaffinity(None, &only).doing("bind the vCPU to its core")
 }

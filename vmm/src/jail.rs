@@ -2,19 +2,23 @@
 //!
 //! ```text
 //! start    close what was inherited
-//! enter    namespaces, empty root, user, capabilities, limits      one thread, VM already made
+//! enter    namespaces, empty root, user, capabilities, limits      the thread that will run the vCPU
 //! seal     seccomp on both threads                                 before the first guest instruction
 //! ```
-//! The VM is made first because `/dev/kvm` and grace periods belong to the trusted part. Memory and
-//! CPU limits (cgroup) are the node's to set: it knows what the VM is for.
+//! What a restored VM is made of may be put together on a second thread meanwhile, which keeps the
+//! privileges it began with and is over before the vCPU runs: making a VM belongs to the trusted
+//! part. The control thread descends from the thread in the jail. Memory and CPU limits (cgroup) are
+//! the node's to set: it knows what the VM is for.
 //!
 //! A host may forbid namespaces (a container without the right, a sysctl); then the walls are the
 //! system-call filter, the missing privileges and the closed descriptors.
 
 mod filter;
 
+pub(crate) use filter::Filter;
+
 use crate::gone::{Doing, Gone};
-use crate::pagemap::Pagemap;
+use crate::pagemap::Question;
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_move, unmount,
@@ -44,7 +48,13 @@ pub(crate) fn close_inherited() {
     unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
 }
 
-/// Gives up everything that is not needed to run the VM that was just made. On the only thread.
+/// Whether entering the jail takes a process of one thread: a user namespace does, and who is not
+/// root needs one.
+pub(crate) fn is_for_one_thread() -> bool {
+    !geteuid().is_root()
+}
+
+/// Gives up everything that is not needed to run a VM. On the thread that will run it.
 pub(crate) fn enter(user: u32, snapshot_ram_bytes: Option<u64>) -> Result<(), Gone> {
     silence().doing("close the standard output")?;
     let is_isolated = leave_namespaces().doing("enter namespaces")?;
@@ -72,17 +82,17 @@ pub(crate) fn enter(user: u32, snapshot_ram_bytes: Option<u64>) -> Result<(), Go
 
 /// What a VM needs beyond running.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Needs<'a> {
+pub(crate) struct Needs {
     /// It will be captured.
     pub(crate) writes_snapshot: bool,
     /// How a VM that can be reset finds its private pages; `None` for one that cannot.
-    pub(crate) pagemap: Option<&'a Pagemap>,
+    pub(crate) pagemap: Option<Question>,
 }
 
 /// Locks the door: no more threads, and only the system calls such a VM needs.
-pub(crate) fn seal(needs: &Needs<'_>) -> Result<(), Gone> {
+pub(crate) fn seal(filter: &Filter) -> Result<(), Gone> {
     limit(Resource::Nproc, 0)?;
-    filter::apply(needs)
+    filter.apply()
 }
 
 fn limit(resource: Resource, value: u64) -> Result<(), Gone> {
@@ -106,7 +116,7 @@ fn leave_namespaces() -> io::Result<bool> {
         | UnshareFlags::NEWUTS
         | UnshareFlags::NEWCGROUP;
     let (user, group) = (getuid(), getgid());
-    if !geteuid().is_root() {
+    if is_for_one_thread() {
         return match unshare(wanted | UnshareFlags::NEWUSER) {
             Ok(()) => map_self(user, group).map(|()| true),
             Err(error) => is_forbidden(error),
@@ -127,7 +137,8 @@ fn is_forbidden(error: Errno) -> io::Result<bool> {
 }
 
 fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
-    // SAFETY: the flags do not unshare the descriptor table, and this is the only thread.
+    // SAFETY: the flags do not unshare the descriptor table; what another thread may still do is
+    // make a KVM machine, which needs neither names nor files.
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }
 

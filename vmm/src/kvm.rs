@@ -68,7 +68,6 @@ pub(crate) fn open(device: OwnedFd) -> Kvm {
 /// Guest-physical memory: `bytes` at `gpa`, backed by this process' memory at `address`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slot {
-    pub(crate) number: u32,
     pub(crate) gpa: u64,
     pub(crate) address: u64,
     pub(crate) bytes: u64,
@@ -76,9 +75,9 @@ pub(crate) struct Slot {
 }
 
 /// Gives the VM a memory slot. The caller keeps the memory mapped while the VM lives.
-pub(crate) fn add_slot(vm: &VmFd, slot: Slot) -> io::Result<()> {
+pub(crate) fn add_slot(vm: &VmFd, number: u32, slot: Slot) -> io::Result<()> {
     let slot = kvm_userspace_memory_region {
-        slot: slot.number,
+        slot: number,
         flags: if slot.is_writable { 0 } else { kvm_bindings::KVM_MEM_READONLY },
         guest_phys_addr: slot.gpa,
         memory_size: slot.bytes,

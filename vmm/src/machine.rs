@@ -13,7 +13,6 @@ use abi::layout::{
     CLOCK_GPA, Flavour, LARGE_PAGE_BYTES, PAGE_BYTES, PORT_DOORBELL, PORT_TIMER, RAM_BYTES_MAX,
     RAM_BYTES_MIN, REGION_GPA, WINDOW_BYTES, WINDOW_GPA, region as layout,
 };
-use abi::ring::Memory;
 use kvm_ioctls::{SyncReg, VcpuFd, VmFd};
 use region::{Doorbell, Region};
 use std::io::ErrorKind;
@@ -114,12 +113,24 @@ impl Shell {
         vcpu.set_sync_valid_reg(SyncReg::Register);
         Ok(Self { vm, vcpu, cpu })
     }
+
+    /// Gives the VM its memory and its doorbells.
+    pub(crate) fn connect(&self, wiring: Wiring) -> Result<(), Gone> {
+        for (number, slot) in (0..).zip(wiring.slots) {
+            kvm::add_slot(&self.vm, number, slot).doing("give the VM memory")?;
+        }
+        // Doorbells last: connecting one starts an ordinary grace period, which a slot that is
+        // added behind it waits for (4 to 15 ms), while slots alone take expedited ones.
+        let Wiring { node_doorbell, timer, .. } = wiring;
+        kvm::add_doorbell(&self.vm, PORT_DOORBELL, node_doorbell).doing("connect a doorbell")?;
+        kvm::add_doorbell(&self.vm, PORT_TIMER, timer).doing("connect the timer")
+    }
 }
 
-/// A whole VM that has not run yet.
+/// What a VM has beside its KVM machine, mapped and open in this process; there may be no such
+/// machine yet.
 #[derive(Debug)]
-pub(crate) struct Machine {
-    pub(crate) shell: Shell,
+pub(crate) struct Fittings {
     pub(crate) ram: Ram,
     pub(crate) window: Window,
     pub(crate) region: Region,
@@ -132,14 +143,17 @@ pub(crate) struct Machine {
     pub(crate) timer: Doorbell,
 }
 
-impl Machine {
-    /// Maps and connects everything that is not RAM.
-    pub(crate) fn assemble(
-        shell: Shell,
-        ram: Ram,
-        start: &Start,
-        shared: Shared,
-    ) -> Result<Self, Gone> {
+/// Where the KVM machine finds its fittings.
+#[derive(Debug)]
+pub(crate) struct Wiring {
+    slots: [Slot; 4],
+    node_doorbell: Doorbell,
+    timer: Doorbell,
+}
+
+impl Fittings {
+    /// Maps everything that is not RAM.
+    pub(crate) fn new(ram: Ram, start: &Start, shared: Shared) -> Result<(Self, Wiring), Gone> {
         let region =
             Region::map(&shared.region, layout::BYTES, REGION_GPA).doing("map the region")?;
         let status_bytes = u32::try_from(status::BYTES).unwrap_or(u32::MAX);
@@ -155,36 +169,25 @@ impl Machine {
             window.place(offset, bytes, package).doing("place the package")?;
         }
         let timer = Doorbell::new().doing("create the timer's doorbell")?;
-        status.store_u32(status::FLAVOUR, shell.cpu.flavour as u32);
         let doorbell = shared.doorbell.into();
         let region_memfd = shared.region;
-        let machine = Self { shell, ram, window, region, region_memfd, status, doorbell, timer };
-        // Doorbells last: connecting one starts an ordinary grace period, which a slot that is
-        // added behind it waits for (4 to 15 ms), while slots alone take expedited ones.
-        machine.add_slots()?;
-        machine.connect(shared.node_doorbell.into())?;
-        Ok(machine)
+        let fittings = Self { ram, window, region, region_memfd, status, doorbell, timer };
+        let wiring = Wiring {
+            slots: fittings.slots(),
+            node_doorbell: shared.node_doorbell.into(),
+            timer: fittings.timer.duplicate().doing("connect the timer")?.into(),
+        };
+        Ok((fittings, wiring))
     }
 
-    fn connect(&self, node_doorbell: Doorbell) -> Result<(), Gone> {
-        let vm = &self.shell.vm;
-        kvm::add_doorbell(vm, PORT_DOORBELL, node_doorbell).doing("connect a doorbell")?;
-        let timer = self.timer.duplicate().doing("connect the timer")?;
-        kvm::add_doorbell(vm, PORT_TIMER, timer.into()).doing("connect the timer")
-    }
-
-    fn add_slots(&self) -> Result<(), Gone> {
+    fn slots(&self) -> [Slot; 4] {
         let slots = [
             (0, self.ram.address(), self.ram.bytes(), true),
             (REGION_GPA, self.region.address(), u64::from(layout::BYTES), true),
             (CLOCK_GPA, self.status.address(), PAGE_BYTES, false),
             (WINDOW_GPA, self.window.address(), WINDOW_BYTES, false),
         ];
-        for (number, (gpa, address, bytes, is_writable)) in (0..).zip(slots) {
-            let slot = Slot { number, gpa, address, bytes, is_writable };
-            kvm::add_slot(&self.shell.vm, slot).doing("give the VM memory")?;
-        }
-        Ok(())
+        slots.map(|(gpa, address, bytes, is_writable)| Slot { gpa, address, bytes, is_writable })
     }
 }
 

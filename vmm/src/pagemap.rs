@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::ffi::c_ulong;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use vmm_sys_util::ioctl_iowr_nr;
 
@@ -87,6 +87,13 @@ fn unprivileged<T>(act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
     done
 }
 
+/// How the map is asked, and by which descriptor where there is one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question {
+    pub(crate) finder: PageFinder,
+    pub(crate) descriptor: Option<RawFd>,
+}
+
 /// This process' page map.
 #[derive(Debug)]
 pub(crate) struct Pagemap {
@@ -119,9 +126,9 @@ impl Pagemap {
         self.finder
     }
 
-    /// The map's descriptor, where it is of use.
-    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.file.as_ref().map(AsFd::as_fd)
+    /// What the system-call filter has to let through.
+    pub(crate) fn question(&self) -> Question {
+        Question { finder: self.finder, descriptor: self.file.as_ref().map(AsRawFd::as_raw_fd) }
     }
 
     /// Puts runs of all pages that may be private into `runs`, ascending.

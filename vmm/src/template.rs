@@ -12,7 +12,7 @@ use crate::machine::contents;
 use crate::memory::{Page, Ram, ZEROS};
 use crate::snapshot::{Run, Snapshot, SnapshotFault, VcpuState, join_runs};
 use abi::control::{Restoring, Start};
-use abi::layout::{PAGE_BYTES, boot};
+use abi::layout::{Flavour, PAGE_BYTES, boot};
 use kvm_bindings::Msrs;
 use region::Contents;
 use std::io;
@@ -24,11 +24,14 @@ use std::os::fd::OwnedFd;
 /// VM may cost.
 const FREE_FRAMES_WARM: usize = 96;
 
-/// A snapshot that was checked and fits this machine.
+/// A snapshot that was checked and is one of such a VM; whether this machine can run it is for
+/// [`Template::check`].
 #[derive(Debug)]
 pub(crate) struct Template {
     memfd: OwnedFd,
     file: Contents,
+    /// Flavour and CPU.
+    made_on: (Flavour, u64),
     /// Runs of kept pages, ascending, with the place of each in the file.
     runs: Vec<(Run, u64)>,
     warm: Vec<Run>,
@@ -41,18 +44,24 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// Reads and checks the snapshot a `Start` names.
-    pub(crate) fn read(cpu: &Cpu, start: &Start, memfd: OwnedFd) -> Result<Self, Gone> {
+    /// Reads the snapshot a `Start` names.
+    pub(crate) fn read(start: &Start, memfd: OwnedFd) -> Result<Self, Gone> {
         let file = contents(&memfd, "map the snapshot")?;
         let (snapshot, pages_offset) = Snapshot::parse(&file).map_err(Gone::Snapshot)?;
-        if (snapshot.flavour, snapshot.cpu_key) != (cpu.flavour, cpu.key) {
-            return Err(Gone::Snapshot(SnapshotFault::OtherCpu));
-        }
         let sizes = (snapshot.ram_bytes, snapshot.root_image_bytes);
         if sizes != (start.ram_bytes, start.root_image_bytes) {
             return Err(Gone::Snapshot(SnapshotFault::OtherMachine));
         }
         Self::of(snapshot, pages_offset, start.restoring, (memfd, file))
+    }
+
+    /// Whether the snapshot was made on such a CPU.
+    pub(crate) fn check(&self, cpu: &Cpu) -> Result<(), Gone> {
+        if self.made_on == (cpu.flavour, cpu.key) {
+            Ok(())
+        } else {
+            Err(Gone::Snapshot(SnapshotFault::OtherCpu))
+        }
     }
 
     fn of(
@@ -62,6 +71,7 @@ impl Template {
         (memfd, file): (OwnedFd, Contents),
     ) -> Result<Self, Gone> {
         let free = free_frames(&snapshot);
+        let made_on = (snapshot.flavour, snapshot.cpu_key);
         let Snapshot { state, runs, warm, .. } = snapshot;
         let places = runs.iter().scan(pages_offset, |end, run| {
             let start = *end;
@@ -70,7 +80,7 @@ impl Template {
         });
         let runs = places.collect();
         let msrs = flavour::msr_list(&state.msrs)?;
-        Ok(Self { memfd, file, runs, warm, free, restoring, state, msrs })
+        Ok(Self { memfd, file, made_on, runs, warm, free, restoring, state, msrs })
     }
 
     /// Makes all of RAM what the snapshot says, with what the first moments need in place.

@@ -1,5 +1,8 @@
 //! Where a value lies on an axis, and which values are written beside it.
 
+/// A logarithmic axis whose ends are further apart than this has whole decades only.
+const WIDE: f64 = 2000.0;
+
 /// A range of values along a line of pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Axis {
@@ -33,8 +36,10 @@ impl Axis {
         let values = values.into_iter().map(|value| value.max(1.0));
         let (low, high) = values.fold((f64::INFINITY, 1.0), bounds);
         let low = if low.is_finite() { low } else { 1.0 };
-        let from = *decades(low).iter().rfind(|round| **round <= low).unwrap_or(&low);
-        let to = *decades(high).iter().find(|round| **round >= high).unwrap_or(&high);
+        let factors: &[f64] = if high / low > WIDE { &[1.0, 10.0] } else { &[1.0, 2.0, 5.0, 10.0] };
+        let round = |value| factors.iter().map(move |factor| factor * decade(value));
+        let from = round(low).rfind(|round| *round <= low).unwrap_or(low);
+        let to = round(high).find(|round| *round >= high).unwrap_or(high);
         Self::logarithmic(from, to)
     }
 
@@ -64,10 +69,9 @@ impl Axis {
     /// 1, 2 and 5 of each decade; if these are too many, 1 only.
     fn logarithmic_ticks(self) -> Vec<f64> {
         let exponent_max = self.to.log10().ceil();
-        let mut decade = 10_f64.powf(self.from.log10().floor());
+        let mut decade = decade(self.from);
         let mut ticks = Vec::new();
-        let is_wide = self.to / self.from > 2000.0;
-        let factors: &[f64] = if is_wide { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let factors: &[f64] = if self.to / self.from > WIDE { &[1.0] } else { &[1.0, 2.0, 5.0] };
         while decade.log10() <= exponent_max + 0.5 {
             ticks.extend(factors.iter().map(|factor| factor * decade));
             decade *= 10.0;
@@ -78,15 +82,15 @@ impl Axis {
     }
 }
 
-/// 1, 2 and 5 of the decade a value is in, and 1 of the next.
-fn decades(value: f64) -> [f64; 4] {
-    let decade = 10_f64.powf(value.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].map(|factor| factor * decade)
+/// The power of ten that a positive value is at or above.
+fn decade(value: f64) -> f64 {
+    10_f64.powf(value.log10().floor())
 }
 
 /// The smallest of 1, 2, 5 times a power of ten that is no less.
 fn round_step(least: f64) -> f64 {
-    *decades(least).iter().find(|round| **round >= least).unwrap_or(&least)
+    let mut steps = [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * decade(least));
+    steps.find(|step| *step >= least).unwrap_or(least)
 }
 
 /// Nanoseconds in the unit that keeps the number short, three digits of it.

@@ -31,10 +31,14 @@ pub(super) fn figure_of(stages: &[StageShare]) -> Option<Element> {
             .all(pieces(stages, &nanos, sum, y));
         y += BAR + GAP;
     }
-    let caption = "Each bar has the same length, whatever its time. A stage's 99th percentile \
-                   comes from its own slow invokes, so the second bar is longer than any invoke.";
+    let caption = "Both bars have the same length, whatever their time. A stage's 99th percentile \
+                   comes from its own slow invokes: their sum is not that of whole invokes.";
     let names = legend(stages.iter().map(|stage| stage.name.as_str()));
-    Some(figure("Stages of an invoke", caption, [names, drawing, figures(stages)]))
+    Some(figure(
+        "Stages of an invoke",
+        caption,
+        [names, table::scrolling(drawing), figures(stages)],
+    ))
 }
 
 fn pieces(stages: &[StageShare], nanos: &[u64], sum: u64, y: f64) -> Vec<Element> {

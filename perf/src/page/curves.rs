@@ -3,6 +3,7 @@
 
 use super::axis::{Axis, duration};
 use super::plot::{Plot, Scale};
+use super::table::scrolling;
 use super::{Curve, Element, figure, legend};
 use crate::Latencies;
 
@@ -48,7 +49,7 @@ pub(super) fn figure_of(curves: &[Curve]) -> Option<Element> {
     let caption = "Read: at 99 %, one in a hundred took longer. Both axes are logarithmic; each \
                    line ends at its slowest.";
     let names = curves.iter().map(|curve| curve.name.as_str());
-    let drawing = plot.draw("latency by percentile", drawn);
+    let drawing = scrolling(plot.draw("latency by percentile", drawn));
     Some(figure("Latency by percentile", caption, [legend(names), drawing]))
 }
 

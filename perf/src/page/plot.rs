@@ -9,7 +9,7 @@ pub(super) const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 340.0;
 /// Room for labels.
 pub(super) const LEFT: f64 = 72.0;
-pub(super) const RIGHT: f64 = WIDTH - 18.0;
+pub(super) const RIGHT: f64 = WIDTH - 34.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = HEIGHT - 50.0;
 /// Colours there are; further series have them again, with dashes.

@@ -47,13 +47,12 @@ pub(super) fn percentiles(curves: &[Curve]) -> Option<Element> {
         Element::new("tr").add(Element::new("th").text(&curve.name)).all(cells).maybe(ratio)
     });
     let head = heading.iter().map(|name| Element::new("th").text(name));
-    let caption = Element::new("caption")
-        .text("Percentiles; a faint one rests on fewer than ten that took longer.");
+    let note = "Percentiles; a faint one rests on fewer than ten that took longer.";
     let table = Element::new("table")
-        .add(caption)
         .add(Element::new("thead").add(Element::new("tr").all(head)))
         .add(Element::new("tbody").all(body));
-    Some(scrolling(table))
+    let note = Element::new("p").with("class", "note").text(note);
+    Some(Element::new("div").add(note).add(scrolling(table)))
 }
 
 fn percentile_cells(curve: &Curve) -> Vec<Element> {
@@ -115,7 +114,7 @@ pub(super) fn rows(table: &Table) -> Element {
     scrolling(Element::new("table").add(Element::new("thead").add(head)).add(body))
 }
 
-/// On a narrow screen a table is wider than the page.
-fn scrolling(table: Element) -> Element {
-    Element::new("div").with("class", "scroll").add(table)
+/// On a narrow screen tables and drawings are wider than the page.
+pub(super) fn scrolling(content: Element) -> Element {
+    Element::new("div").with("class", "scroll").add(content)
 }

@@ -2,6 +2,7 @@
 
 use super::axis::{Axis, count, duration, number};
 use super::plot::{Plot, Scale};
+use super::table::scrolling;
 use super::{Element, Interval, figure, legend};
 
 /// Lines drawn, with the interval's figure each shows.
@@ -46,8 +47,9 @@ pub(super) fn figure_of(intervals: &[Interval]) -> Option<Element> {
         drawn.extend(measured.iter().flat_map(|interval| dots(interval, &plot)));
     }
     let caption = "Each point is one interval, in its middle; the vertical axis is logarithmic.";
+    let drawing = scrolling(plot.draw("latency over time", drawn));
     let names = legend(LINES.iter().map(|(name, _)| *name));
-    Some(figure("Latency over time", caption, [names, plot.draw("latency over time", drawn)]))
+    Some(figure("Latency over time", caption, [names, drawing]))
 }
 
 fn point(interval: &Interval, (_, value): &Line) -> (f64, f64) {
