@@ -14,6 +14,7 @@ mod turn;
 
 use abi::layout::region;
 use abi::ring::{Memory, SharedMemory};
+use machine::boot::Touch;
 use machine::clock::monotonic_nanos;
 use machine::{idle, port};
 
@@ -46,6 +47,8 @@ pub struct Kernel {
     busy_nanos: u64,
     /// Number of the restore it lives in.
     generation: u64,
+    /// Pages this VM has not met since then, for when there is nothing else to do.
+    touch: Touch,
 }
 
 /// Boots, is captured, and serves for ever after each restore.
@@ -83,6 +86,7 @@ impl Kernel {
             armed_nanos: NEVER,
             busy_nanos: 0,
             generation: 0,
+            touch: Touch::new(),
         }
     }
 
@@ -101,7 +105,7 @@ impl Kernel {
         self.processes.set_vm(self.region.load_u64(region::VM));
         self.region.store_u64(region::DEADLINE, NEVER);
         self.armed_nanos = NEVER;
-        machine::boot::touch();
+        self.touch = Touch::new();
         self.agent.attach();
         self.busy_nanos = monotonic_nanos();
     }
@@ -167,9 +171,13 @@ impl Kernel {
         }
     }
 
-    /// Nothing to do: looks at the rings for a while, then halts until the doorbell or the next
-    /// deadline.
+    /// Nothing to do: meets pages, then looks at the rings for a while, then halts until the
+    /// doorbell or the next deadline.
     fn rest(&mut self) {
+        if self.touch.more() {
+            self.busy_nanos = monotonic_nanos();
+            return;
+        }
         let deadline = self.next_deadline();
         // What was asked for last stands in the region until the halt: the VMM may only now come to
         // read it, and `arm` counts on the look it makes then.

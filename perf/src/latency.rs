@@ -2,7 +2,7 @@
 //!
 //! Closed loop: the next request starts after the last answer, so a slow answer delays those
 //! behind it instead of counting against them. Good for the cost of one request; the latency
-//! under a given load needs an open loop.
+//! under a given load needs an open loop ([`crate::Arrivals`]).
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -129,6 +129,25 @@ pub fn timed<T, E>(act: impl FnOnce() -> Result<T, E>) -> Result<(T, Duration), 
     let start = Instant::now();
     let done = act()?;
     Ok((done, start.elapsed()))
+}
+
+/// Tells the time since it was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch(Instant);
+
+impl Watch {
+    /// Starts now.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "measuring is what this crate is for")]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// How long ago that was.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
 }
 
 /// A moment until which measuring may go on.

@@ -8,6 +8,7 @@ use crate::memory::Ram;
 use crate::pagemap::Pagemap;
 use crate::snapshot::Run;
 use crate::template::Template;
+use crate::verify;
 use region::Region;
 use std::os::fd::OwnedFd;
 
@@ -23,6 +24,8 @@ pub(crate) struct Restored {
     pub(crate) number: u64,
     /// Runs of private pages, as last found.
     pub(crate) private: Vec<Run>,
+    /// How far verifications have come.
+    pub(crate) verified: verify::Progress,
 }
 
 /// The VM's RAM as the snapshot has it.

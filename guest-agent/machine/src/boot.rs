@@ -29,8 +29,24 @@ mod touch;
 #[cfg(target_os = "none")]
 pub(crate) use start::assert_stack;
 #[cfg(target_os = "none")]
-pub use touch::touch;
+pub use touch::Touch;
 
-/// The host has no kernel image to touch.
+/// The host has no kernel image to meet.
 #[cfg(not(target_os = "none"))]
-pub fn touch() {}
+#[derive(Debug)]
+pub struct Touch;
+
+#[cfg(not(target_os = "none"))]
+impl Touch {
+    /// Nothing has been met.
+    #[expect(clippy::new_without_default, reason = "as in a VM")]
+    #[must_use]
+    pub fn new() -> Self {
+        Self
+    }
+
+    /// There is nothing more.
+    pub fn more(&mut self) -> bool {
+        false
+    }
+}

@@ -2,7 +2,7 @@
 //! example.
 
 use abi::ABI_VERSION;
-use abi::control::{MESSAGE_BYTES_MAX, Reply, Request, Restoring, Start, status};
+use abi::control::{MESSAGE_BYTES_MAX, Reply, Request, Restoring, Start, Verified, status};
 use abi::layout::region as layout;
 use abi::layout::{CLOCK_GPA, REGION_GPA};
 use region::clock::{ClockSample, calibrate};
@@ -10,6 +10,7 @@ use region::{Doorbell, Region, message, sealed};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// One VMM process and all that is shared with it.
@@ -42,8 +43,8 @@ pub(crate) enum Answer {
     Running(u64),
     /// Offset in the window.
     Placed(u64),
-    /// Pages put back, nanoseconds.
-    Reset(u32, u64),
+    /// Pages put back, nanoseconds; how much was compared, nanoseconds.
+    Reset(u32, u64, Verified, u64),
     /// Blame as number, reason.
     Gone(u8, String),
     /// The socket is closed.
@@ -80,11 +81,12 @@ impl Default for Shape {
     }
 }
 
-fn clock() -> (u64, u64) {
+/// The guests' clock, the same for all.
+static CLOCK: LazyLock<(u64, u64)> = LazyLock::new(|| {
     let earlier = ClockSample::take();
     std::thread::sleep(Duration::from_millis(20));
     calibrate(earlier, ClockSample::take()).expect("the host's clocks advance")
-}
+});
 
 impl Cell {
     /// Starts the executable with nothing but its control socket.
@@ -119,7 +121,7 @@ impl Cell {
             status,
             doorbell: Doorbell::new().expect("an eventfd"),
             node_doorbell: Doorbell::new().expect("an eventfd"),
-            clock: clock(),
+            clock: *CLOCK,
             region_memfd,
             status_memfd,
         }
@@ -158,10 +160,10 @@ impl Cell {
         self.start(true, &[snapshot.as_fd()], images, shape, generation);
     }
 
-    /// Asks for a reset.
-    pub(crate) fn reset(&self, generation: u64, is_verified: bool) {
+    /// Asks for a reset, and for so much time to be spent on verifying it.
+    pub(crate) fn reset(&self, generation: u64, verify_nanos: u64) {
         let seed = [0x77; abi::control::SEED_BYTES];
-        self.send(&Request::Reset { generation, seed, is_verified }, &[]);
+        self.send(&Request::Reset { generation, seed, verify_nanos }, &[]);
     }
 
     fn start(
@@ -251,8 +253,8 @@ impl Cell {
             Reply::Captured { bytes } => Answer::Captured(bytes),
             Reply::Running { restore_nanos } => Answer::Running(restore_nanos),
             Reply::Placed { offset } => Answer::Placed(offset),
-            Reply::Reset { dirty_pages, reset_nanos, .. } => {
-                Answer::Reset(dirty_pages, reset_nanos)
+            Reply::Reset { dirty_pages, reset_nanos, verified, verify_nanos, .. } => {
+                Answer::Reset(dirty_pages, reset_nanos, verified, verify_nanos)
             }
             Reply::Gone { blame, reason } => Answer::Gone(blame as u8, reason.to_owned()),
         }

@@ -2,7 +2,8 @@
 //!
 //! In a restored VM no page is in the tables the CPU uses, and a page-table hypervisor fills them
 //! one fault (5 to 9 us) at a time as pages are touched. A first request would pay that for every
-//! page of code it runs through; a VM that becomes warm has the time.
+//! page of code it runs through; a VM that waits for one has the time. So it is done when there is
+//! nothing else to do, a few pages at a time: a request that waits for this VM is not held up.
 
 use abi::layout::{KERNEL_BASE, PAGE_BYTES, boot};
 
@@ -18,23 +19,60 @@ unsafe extern "C" {
     static kernel_text_end: u8;
 }
 
-/// Touches the kernel's code and constants, and the frames a first program will get.
-pub fn touch() {
-    let end = (&raw const kernel_text_end).addr();
-    let start = core::ptr::with_exposed_provenance::<u8>(start());
-    for offset in (0..end.saturating_sub(start.addr())).step_by(PAGE) {
-        let byte = start.wrapping_add(offset);
-        // SAFETY: the kernel's image is mapped, and readable, from its first byte to this symbol;
-        // nobody writes there.
-        unsafe { byte.read_volatile() };
+/// Pages met at once: about 30 us, which is what a request that comes meanwhile waits.
+const PAGES_AT_ONCE: usize = 4;
+
+/// What of the kernel's code and constants, and of the frames a first program will get, has been
+/// met since the restore.
+#[derive(Debug)]
+pub struct Touch {
+    code_bytes: usize,
+    frames: usize,
+}
+
+impl Touch {
+    /// Nothing has been met.
+    #[expect(clippy::new_without_default, reason = "a new one is what a restore leaves")]
+    #[must_use]
+    pub fn new() -> Self {
+        Self { code_bytes: 0, frames: 0 }
     }
-    // All are held until the last was taken, else it would be the same frame again and again.
-    let mut frames = [const { None::<Frame> }; FREE_FRAMES];
-    for place in &mut frames {
-        *place = Frame::uninitialised();
-        if let Some(frame) = place {
+
+    /// Meets a few more pages; `false` when all have been.
+    pub fn more(&mut self) -> bool {
+        let start = core::ptr::with_exposed_provenance::<u8>(start());
+        let bytes = (&raw const kernel_text_end).addr().saturating_sub(start.addr());
+        if self.code_bytes < bytes {
+            let end = bytes.min(self.code_bytes + PAGES_AT_ONCE * PAGE);
+            for offset in (self.code_bytes..end).step_by(PAGE) {
+                let byte = start.wrapping_add(offset);
+                // SAFETY: the kernel's image is mapped, and readable, from its first byte to this
+                // symbol; nobody writes there.
+                unsafe { byte.read_volatile() };
+            }
+            self.code_bytes = end;
+            return true;
+        }
+        let is_more = self.frames < FREE_FRAMES;
+        if is_more {
+            self.more_frames();
+        }
+        is_more
+    }
+
+    /// Frames are given out lowest first. Those that were met are taken again, because a program
+    /// may have had some of them meanwhile; all are held until the last was taken, else it would be
+    /// the same one again and again.
+    fn more_frames(&mut self) {
+        let mut frames = [const { None::<Frame> }; FREE_FRAMES];
+        let end = FREE_FRAMES.min(self.frames + PAGES_AT_ONCE);
+        for place in &mut frames[..end] {
+            *place = Frame::uninitialised();
+        }
+        for frame in frames[self.frames..end].iter_mut().flatten() {
             frame.zero_range(0, 1);
         }
+        self.frames = end;
     }
 }
 
