@@ -55,9 +55,6 @@ impl Latencies {
 mod tests {
     use std::time::Duration;
 
-    use hdrhistogram::serialization::V2Serializer;
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -91,19 +88,5 @@ mod tests {
         V2DeflateSerializer::new().serialize(&histogram, &mut bytes).unwrap();
         let error = Latencies::decode(&STANDARD.encode(bytes)).unwrap_err().to_string();
         assert!(error.contains("more than an hour"), "{error}");
-    }
-
-    proptest! {
-        #[test]
-        fn damaged_ones_are_refused_or_read(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-            let mut latencies = Latencies::new();
-            (1..200).for_each(|micros| latencies.record(Duration::from_micros(micros * micros)));
-            // Within the deflated part damage shows at once; in the clear it has to be checked.
-            let mut bytes = Vec::new();
-            V2Serializer::new().serialize(latencies.histogram(), &mut bytes).unwrap();
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-            let _ = Latencies::decode(&STANDARD.encode(bytes));
-        }
     }
 }
