@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  Nursery   what every cell is made from: VMM, snapshot, root image, clock, limits
+//!  Birth     a VMM that was started and has not said yet that its VM runs; the keeper's
 //!  Cell      one running VMM: its control socket, region, counters; the shard's
 //!  Infant    the same process as the keeper sees it: to be reaped, its group removed
 //! ```
@@ -11,6 +12,7 @@
 //! A VMM dies with the thread that spawned it (parent-death signal), so the keeper's thread lives
 //! as long as the node.
 
+mod birth;
 mod infant;
 mod memory;
 mod reply;
@@ -39,6 +41,7 @@ use crate::cgroup::Cgroups;
 use crate::embedded;
 use crate::snapshot_store::FunctionSnapshot;
 
+pub(crate) use birth::Birth;
 pub(crate) use infant::Infant;
 pub use memory::private_bytes;
 use reply::await_reply;
@@ -230,8 +233,8 @@ impl Nursery {
             .map_err(|error| format!("the snapshot is not sealed: {error}"))
     }
 
-    /// Starts a VMM and restores a function's snapshot in it, or the base. The guest will ring
-    /// `node_doorbell`.
+    /// Starts a VMM that restores a function's snapshot, or the base. The guest will ring
+    /// `node_doorbell`. Returns before it is restored.
     ///
     /// # Errors
     /// Why there is no VM, for the operator; nothing is left behind.
@@ -240,7 +243,7 @@ impl Nursery {
         vm: u64,
         node_doorbell: &Doorbell,
         snapshot: Option<&FunctionSnapshot>,
-    ) -> Result<(Cell, Infant), String> {
+    ) -> Result<Birth, String> {
         let start = self.start(true, self.generations.next(), self.core_of(vm));
         self.launch(start, vm, node_doorbell, snapshot)
     }
@@ -253,7 +256,7 @@ impl Nursery {
         &self,
         vm: u64,
         node_doorbell: &Doorbell,
-    ) -> Result<(Cell, Infant), String> {
+    ) -> Result<Birth, String> {
         let start = self.start(true, self.generations.next(), self.core_of(vm));
         self.launch(Start { is_capturable: true, ..start }, vm, node_doorbell, None)
     }
@@ -264,7 +267,7 @@ impl Nursery {
         vm: u64,
         node_doorbell: &Doorbell,
         snapshot: Option<&FunctionSnapshot>,
-    ) -> Result<(Cell, Infant), String> {
+    ) -> Result<Birth, String> {
         let generation = start.generation;
         let shared = SharedParts::new(vm, generation)
             .map_err(|error| format!("no shared memory: {error}"))?;
@@ -278,33 +281,15 @@ impl Nursery {
         }
         let memory = snapshot.map_or(self.snapshot.as_fd(), |snapshot| snapshot.memfd.as_fd());
         let images = [Some(memory), self.root_image(), package.map(|it| it.memfd.as_fd())];
-        let outcome = self
-            .send_start(&control, start, (&shared, node_doorbell), &images)
-            .and_then(|()| await_reply(&control, &infant));
-        match outcome {
-            Ok(OwnReply::Running { restore_nanos }) => {
-                let SharedParts { region, status, doorbell, .. } = shared;
-                let pid = infant.child.id();
+        match self.send_start(&control, start, (&shared, node_doorbell), &images) {
+            Ok(()) => {
                 let generations = self.generations.clone();
-                let cell = Cell {
-                    control,
-                    region,
-                    status,
-                    doorbell,
-                    generation,
-                    generations,
-                    restore_nanos,
-                    pid,
-                };
-                Ok((cell, infant))
+                Ok(Birth::new(infant, control, shared, (generation, generations)))
             }
-            other => {
+            Err(reason) => {
                 infant.kill();
                 infant.reap();
-                Err(match other {
-                    Ok(reply) => reply.describe(),
-                    Err(reason) => reason,
-                })
+                Err(reason)
             }
         }
     }

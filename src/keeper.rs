@@ -5,9 +5,11 @@
 //!  shard ◄── Up, Failed, Gone ───── keeper
 //!  shard ◄── Memory ─────────────── keeper ◄─ once a second ─ the host's memory
 //! ```
-//! Making and ending a VM takes milliseconds, so none of it happens on a shard. The thread lives
+//! Making and ending a VM takes milliseconds, so none of it happens on a shard. It starts one VMM
+//! after the other and waits for all of them at once. The thread lives
 //! as long as its shard: VMMs get a signal when it dies, and so none outlives the node.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -16,7 +18,7 @@ use region::Doorbell;
 use region::clock::monotonic_nanos;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::cell::{Cell, Infant, Nursery};
+use crate::cell::{Birth, Cell, Infant, Nursery};
 use crate::config::Memory;
 use crate::pool::Pressure;
 use crate::pressure;
@@ -47,6 +49,7 @@ pub(crate) enum News {
 /// How often the host's memory is looked at.
 const LOOK_NANOS: u64 = 1_000_000_000;
 const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// A shard's handle to its keeper. Dropping it ends every VM and waits for that.
 pub(crate) struct Keeper {
@@ -76,6 +79,7 @@ impl Keeper {
             pressure: Pressure::Calm,
             looked_nanos: 0,
             bell: Arc::clone(&bell),
+            births: Vec::new(),
             infants: Vec::new(),
             tell,
         };
@@ -113,6 +117,7 @@ struct Round<F> {
     pressure: Pressure,
     looked_nanos: u64,
     bell: Arc<Doorbell>,
+    births: Vec<Birth>,
     infants: Vec<Infant>,
     tell: F,
 }
@@ -121,15 +126,21 @@ impl<F: Fn(News)> Round<F> {
     fn run(mut self, wishes: &Receiver<Wish>) {
         loop {
             match wishes.try_recv() {
-                Ok(wish) => self.grant(wish),
-                Err(TryRecvError::Empty) => self.wait(),
+                Ok(wish) => {
+                    self.grant(wish);
+                    self.attend(&AT_ONCE);
+                }
+                Err(TryRecvError::Empty) => self.attend(&LOOK),
                 Err(TryRecvError::Disconnected) => break,
             }
-            self.reap();
             self.look_at_memory();
         }
-        for infant in &self.infants {
-            infant.kill();
+        self.births.iter().for_each(Birth::kill);
+        self.infants.iter().for_each(Infant::kill);
+        for birth in self.births.drain(..) {
+            if let Ok((_, infant)) = birth.finish() {
+                self.infants.push(infant);
+            }
         }
         for infant in &mut self.infants {
             infant.reap();
@@ -140,16 +151,15 @@ impl<F: Fn(News)> Round<F> {
         match wish {
             Wish::Restore { vm, snapshot } => {
                 match self.nursery.restore(vm, &self.node_doorbell, snapshot.as_deref()) {
-                    Ok((cell, infant)) => {
-                        self.infants.push(infant);
-                        (self.tell)(News::Up { vm, cell: Box::new(cell) });
-                    }
+                    Ok(birth) => self.births.push(birth),
                     Err(reason) => (self.tell)(News::Failed { vm, reason }),
                 }
             }
             Wish::Kill { vm } => {
                 if let Some(infant) = self.infants.iter().find(|infant| infant.vm == vm) {
                     infant.kill();
+                } else if let Some(birth) = self.births.iter().find(|birth| birth.vm() == vm) {
+                    birth.kill();
                 }
             }
             Wish::Bury(corpse) => drop(corpse),
@@ -171,33 +181,46 @@ impl<F: Fn(News)> Round<F> {
         }
     }
 
-    /// Waits until there is a wish, a process ended, or memory is to be looked at.
-    fn wait(&self) {
-        let mut entries = vec![PollFd::new(&*self.bell, PollFlags::IN)];
-        let pidfds: Vec<_> = self.infants.iter().map(Infant::pidfd).collect();
-        entries.extend(pidfds.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
-        // An interrupted wait is a wait that ended early.
-        let _ = rustix::event::poll(&mut entries, Some(&LOOK));
-        drop(self.bell.drain());
-    }
-
-    fn reap(&mut self) {
-        let mut index = 0;
-        while let Some(infant) = self.infants.get(index) {
-            if !is_readable(infant) {
-                index += 1;
-                continue;
-            }
-            let mut infant = self.infants.swap_remove(index);
+    /// Sees to the VMMs that have something to say, waiting for them, for a wish, and for that
+    /// long.
+    fn attend(&mut self, limit: &Timespec) {
+        let (born, over) = self.await_signs(limit);
+        // From behind, so that those before keep their places.
+        for place in over.into_iter().rev() {
+            let mut infant = self.infants.swap_remove(place);
             let ending = infant.reap();
             (self.tell)(News::Gone { vm: infant.vm, ending });
         }
+        for place in born.into_iter().rev() {
+            let birth = self.births.swap_remove(place);
+            let (vm, is_unwanted) = (birth.vm(), birth.is_unwanted());
+            match birth.finish() {
+                Ok((cell, infant)) => {
+                    self.infants.push(infant);
+                    (self.tell)(News::Up { vm, cell: Box::new(cell) });
+                }
+                Err(ending) if is_unwanted => (self.tell)(News::Gone { vm, ending }),
+                Err(reason) => (self.tell)(News::Failed { vm, reason }),
+            }
+        }
     }
-}
 
-fn is_readable(infant: &Infant) -> bool {
-    let pidfd = infant.pidfd();
-    let mut entries = [PollFd::new(&pidfd, PollFlags::IN)];
-    let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(rustix::event::poll(&mut entries, Some(&at_once)), Ok(1))
+    /// Places of the births that have an answer and of the infants that are over.
+    fn await_signs(&self, limit: &Timespec) -> (Vec<usize>, Vec<usize>) {
+        let births = self.births.iter().map(Birth::control);
+        let infants = self.infants.iter().map(Infant::pidfd);
+        let descriptors: Vec<_> =
+            std::iter::once(self.bell.as_fd()).chain(births).chain(infants).collect();
+        let mut entries: Vec<_> =
+            descriptors.iter().map(|descriptor| PollFd::new(descriptor, PollFlags::IN)).collect();
+        // An interrupted wait is a wait that ended early.
+        let _ = rustix::event::poll(&mut entries, Some(limit));
+        drop(self.bell.drain());
+        let (births, infants) = entries[1..].split_at(self.births.len());
+        let signs = |entries: &[PollFd<'_>]| -> Vec<usize> {
+            let entries = entries.iter().enumerate();
+            entries.filter(|(_, entry)| !entry.revents().is_empty()).map(|it| it.0).collect()
+        };
+        (signs(births), signs(infants))
+    }
 }

@@ -30,6 +30,8 @@ mod inflight;
 mod interior;
 mod leaving;
 mod lodger;
+mod pace;
+mod queue;
 mod turnover;
 mod view;
 mod warming;
@@ -38,7 +40,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use crate::config::PoolLimits;
 use crate::credential::ActiveKey;
-use crate::invoke::{Freshness, InvokeId, Nanos, Status, VmId};
+use crate::invoke::{Freshness, InvokeId, Nanos, Status, User, VmId};
 
 pub use event::{
     Answer, Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, KeyState, LoadId, Notice,
@@ -47,10 +49,11 @@ pub use event::{
 pub use view::{Census, Sight, Whereabouts};
 
 use active::Active;
-use inflight::{Inflight, Running, Waiting};
+use inflight::{Inflight, Running};
 use interior::{Entry, LivesOn};
 use leaving::Leaving;
 use lodger::Left;
+use queue::Waiting;
 use warming::Warming;
 
 /// Keys are digests under the node's secret or numbers the node gave: nobody outside chooses
@@ -70,15 +73,23 @@ pub struct Pool {
     published_warm: u32,
     is_stopping: bool,
     serve: Serve,
+    refused: Refused,
 }
 
 /// Which waiting invokes may have a room since this step.
 #[derive(Clone, Copy, Debug)]
 enum Serve {
     Nobody,
-    Key(ActiveKey),
+    User(User),
     Everybody,
 }
+
+/// Who found no room in this look through the queue: others that want the same do not either, for
+/// nothing has become free meanwhile that is not looked at again.
+type Refused = Vec<(ActiveKey, FunctionRef, Refusal)>;
+
+/// How many of them are remembered; further ones are tried one by one.
+const REFUSED_MAX: usize = 16;
 
 /// Why an invoke has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +117,7 @@ impl Pool {
             published_warm: 0,
             is_stopping: false,
             serve: Serve::Nobody,
+            refused: Vec::with_capacity(REFUSED_MAX),
         }
     }
 
@@ -181,7 +193,7 @@ impl Pool {
             until_nanos: wait_end.min(arrival.deadline_nanos),
             wants_vm: refusal == Refusal::NoWarm,
         };
-        if let Err(reason) = self.inflight.wait(waiting, &self.limits) {
+        if let Err(reason) = self.inflight.queue.join(waiting, &self.limits, now) {
             effects.push(Effect::Answer { invoke, answer: Answer::Busy(reason) });
         }
     }
@@ -227,9 +239,9 @@ impl Pool {
         }
         let facts = &arrival.facts;
         let warm = self.warming.take_for(facts, &self.limits, now).ok_or(Refusal::NoWarm)?;
-        if warm.snapshot().is_some() && self.inflight.waiting_count() > 0 {
+        if warm.snapshot().is_some() {
             // It was warm for this function only; now others of its key may join.
-            self.may_serve(arrival.key);
+            self.may_serve(arrival.key.user);
         }
         let vm = warm.id();
         effects.push(Effect::Assign { vm, invoke: arrival.invoke, key: arrival.key });
@@ -265,34 +277,62 @@ impl Pool {
     }
 
     fn serve_waiting(&mut self, now: Nanos, effects: &mut Vec<Effect>) {
-        let key = match std::mem::replace(&mut self.serve, Serve::Nobody) {
+        let user = match std::mem::replace(&mut self.serve, Serve::Nobody) {
             Serve::Nobody => return,
-            Serve::Key(key) => Some(key),
+            Serve::User(user) => Some(user),
             Serve::Everybody => None,
         };
+        let queue = &self.inflight.queue;
+        let mut left = user.map_or(queue.count(), |user| queue.count_of(&user));
+        let mut refused = std::mem::take(&mut self.refused);
         let mut place = 0;
-        while let Some((found, arrival)) = self.inflight.waiting_from(place, key.as_ref()) {
+        while left > 0
+            && let Some((found, arrival)) = self.inflight.queue.first_from(place, user.as_ref())
+        {
+            left -= 1;
             place = found;
-            match self.place(&arrival, now, effects) {
-                Ok(()) => {
-                    self.inflight.take_waiting(place);
-                }
+            match self.place_once(&arrival, &mut refused, now, effects) {
+                Ok(()) => self.inflight.queue.take_served(place, now),
                 Err(Refusal::InflightFull) => break,
                 Err(refusal) => {
-                    self.inflight.set_wants_vm(place, refusal == Refusal::NoWarm);
+                    self.inflight.queue.set_wants_vm(place, refusal == Refusal::NoWarm, now);
                     place += 1;
                 }
             }
         }
+        refused.clear();
+        self.refused = refused;
     }
 
-    fn may_serve(&mut self, key: ActiveKey) {
+    /// [`Pool::place`], unless the same was refused before.
+    fn place_once(
+        &mut self,
+        arrival: &Arrival,
+        refused: &mut Refused,
+        now: Nanos,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let (key, function) = (arrival.key, arrival.facts.function);
+        let mut before = refused.iter();
+        if let Some(before) = before.find(|before| (before.0, before.1) == (key, function)) {
+            return Err(before.2);
+        }
+        let placed = self.place(arrival, now, effects);
+        if let Err(refusal) = placed
+            && refused.len() < REFUSED_MAX
+        {
+            refused.push((key, function, refusal));
+        }
+        placed
+    }
+
+    fn may_serve(&mut self, user: User) {
         // A full table holds back everybody, so its first free place is anybody's.
         let others_wait = self.inflight.is_full();
         self.serve = match self.serve {
-            Serve::Nobody if !others_wait => Serve::Key(key),
-            Serve::Key(other) if other == key && !others_wait => Serve::Key(key),
-            Serve::Nobody | Serve::Key(_) | Serve::Everybody => Serve::Everybody,
+            Serve::Nobody if !others_wait => Serve::User(user),
+            Serve::User(other) if other == user && !others_wait => Serve::User(user),
+            Serve::Nobody | Serve::User(_) | Serve::Everybody => Serve::Everybody,
         };
     }
 
@@ -337,8 +377,9 @@ impl Pool {
             Left::Idle | Left::Spent(_) if self.is_stopping => {
                 self.expel(vm, RetireReason::Stopping, Blame::Nobody, now, effects);
             }
-            // It may give way to a VM for another key of its user.
-            Left::Idle => self.serve = Serve::Everybody,
+            // Its user may be served, as `take_out` has seen to: here, or by a VM for another key
+            // that it gives way to.
+            Left::Idle => {}
             Left::Spent(reset) => effects.push(Effect::Reset { vm, reset }),
         }
     }
@@ -352,7 +393,7 @@ impl Pool {
         effects: &mut Vec<Effect>,
     ) -> Option<(VmId, Left)> {
         if let Some(running) = self.inflight.running(invoke) {
-            self.may_serve(running.arrival.key);
+            self.may_serve(running.arrival.key.user);
         }
         let running = self.inflight.finish(invoke)?;
         let vm = running.vm;
@@ -369,7 +410,7 @@ impl Pool {
 
     fn cancel(&mut self, invoke: InvokeId, now: Nanos, effects: &mut Vec<Effect>) {
         let answer = Effect::Answer { invoke, answer: Answer::Cancelled };
-        if self.inflight.withdraw(invoke).is_some() {
+        if self.inflight.queue.withdraw(invoke).is_some() {
             effects.push(answer);
             return;
         }
@@ -406,7 +447,7 @@ impl Pool {
     /// A package that came or failed may give way to another in its VM.
     fn package_settled(&mut self, vm: VmId) {
         if let Some(key) = self.key_of(vm) {
-            self.may_serve(key);
+            self.may_serve(key.user);
         }
     }
 

@@ -19,6 +19,7 @@ mod neighbour;
 mod logging;
 mod vms;
 mod polls;
+mod bodies;
 mod engine;
 mod guest;
 mod resets;

@@ -79,7 +79,9 @@ fn invariants_hold_at_every_step() {
     let Counts { answers, sights } = counts;
     println!("{events} events; answers: {answers:?}; also: {sights:?}");
     if number("SEED").is_none() {
-        assert_eq!(answers.len(), 12, "every kind of answer was given: {answers:?}");
+        // A line that moves so slowly is for the queue's own tests: these worlds are too restless.
+        let kinds = answers.keys().filter(|name| **name != "hopeless");
+        assert_eq!(kinds.count(), 12, "every kind of answer was given: {answers:?}");
         assert!(SIGHTS.iter().all(|name| sights.contains_key(name)), "all was seen: {sights:?}");
     }
 }

@@ -40,12 +40,16 @@ pub struct Pools {
     pub queue_max: u32,
     /// Of those, invokes of one user, so that one cannot fill the queue for all.
     pub queue_per_user_max: u32,
-    /// How long an invoke waits for a VM before it is answered "busy", milliseconds.
+    /// How long an invoke waits for a VM before it is answered "busy", milliseconds. One that would
+    /// wait longer, as fast as those ahead of it get theirs, is answered so at once.
     pub queue_wait_millis: u64,
     /// An assigned VM without an invoke for this long is ended, seconds. Memory against the time
     /// of a first invoke.
     pub idle_expiry_seconds: u64,
-    /// VMs that start at the same time on one shard. Starting competes with running ones.
+    /// VMs that start at the same time on one shard while invokes wait for them; a quarter of them
+    /// otherwise, because starting competes with running ones. Half of a start is waiting for the
+    /// host's kernel: on two cores 56 new users at once had their answers after 1.04 s with two,
+    /// 0.81 s with four, 0.73 s with eight.
     pub spawns_at_once_max: u32,
     /// A VM that is not ready by then has failed, milliseconds. A restore takes about 10.
     pub spawn_timeout_millis: u64,
@@ -85,7 +89,7 @@ impl Default for Pools {
             queue_per_user_max: 256,
             queue_wait_millis: 10_000,
             idle_expiry_seconds: 300,
-            spawns_at_once_max: 2,
+            spawns_at_once_max: 4,
             spawn_timeout_millis: 5_000,
             refill_delay_millis: 5,
             spawn_backoff_min_millis: 100,

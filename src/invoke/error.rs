@@ -87,6 +87,8 @@ pub enum BusyReason {
     UserQueueFull,
     /// No VM was free before the wait was over.
     WaitedTooLong,
+    /// As fast as those ahead get their VMs, none would be free before the wait is over.
+    WouldWaitTooLong,
     /// VMs do not start: the node's messages say why.
     VmsDoNotStart,
 }
@@ -272,6 +274,9 @@ impl fmt::Display for BusyReason {
             Self::QueueFull => "too many invokes wait already; try again later",
             Self::UserQueueFull => "too many invokes of this user wait already; try again later",
             Self::WaitedTooLong => "no VM was free in time; try again later or raise vms_max",
+            Self::WouldWaitTooLong => {
+                "those ahead take longer than it may wait; try again later or raise vms_max"
+            }
             Self::VmsDoNotStart => "VMs do not start; `pilotlight doctor` says what is missing",
         })
     }

@@ -50,7 +50,7 @@ pub(super) fn rehearse(
     is_stopped: &AtomicBool,
 ) -> Result<FunctionSnapshot, String> {
     let bell = Doorbell::new().map_err(|error| format!("no eventfd: {error}"))?;
-    let (cell, infant) = nursery.restore_to_capture(vm, &bell)?;
+    let (cell, infant) = nursery.restore_to_capture(vm, &bell)?.finish()?;
     let doorbell = cell.doorbell.duplicate().map_err(|error| format!("no eventfd: {error}"))?;
     let link = Link::new(cell.region.clone(), doorbell.into());
     let timeout = limits.prepare_timeout_millis.saturating_mul(1_000_000);

@@ -17,7 +17,9 @@ impl Pool {
                 self.expel(vm, RetireReason::Stopping, Blame::Nobody, now, effects);
             }
             // Its user's others may need its slot.
-            self.serve = Serve::Everybody;
+            if let Some(key) = self.key_of(vm) {
+                self.may_serve(key.user);
+            }
             return;
         }
         let Ok(notice) = self.warming.ready(vm) else {
@@ -126,7 +128,7 @@ impl Pool {
         while let Some(running) = self.inflight.overdue(now) {
             self.give_up(&running, now, effects);
         }
-        while let Some(waiting) = self.inflight.expired(now) {
+        while let Some(waiting) = self.inflight.queue.expired(now) {
             let answer = match now >= waiting.arrival.deadline_nanos {
                 true => Answer::DeadlineInQueue,
                 false if self.warming.failures() > 0 => Answer::Busy(BusyReason::VmsDoNotStart),
@@ -170,7 +172,7 @@ impl Pool {
 
     pub(super) fn stop(&mut self, now: Nanos, effects: &mut Vec<Effect>) {
         self.is_stopping = true;
-        while let Some(waiting) = self.inflight.take_waiting(0) {
+        while let Some(waiting) = self.inflight.queue.take(0) {
             let invoke = waiting.arrival.invoke;
             effects.push(Effect::Answer { invoke, answer: Answer::Stopping });
         }
@@ -191,7 +193,7 @@ impl Pool {
         if self.is_stopping {
             return;
         }
-        let waiting = self.inflight.wanting_vms();
+        let waiting = self.inflight.queue.wanting_vms();
         if self.warming.is_held(waiting, now) {
             return;
         }
@@ -214,13 +216,13 @@ impl Pool {
     }
 
     /// Makes room for VMs of the base: those of functions go for its target, those of users only
-    /// for its least or for invokes that wait.
+    /// for its least or for invokes that wait, as many at a time as may start then.
     fn free_slot(&mut self, waiting: u32, now: Nanos, effects: &mut Vec<Effect>) {
         // While VMs do not start, a free slot would help nobody.
         if self.warming.failures() > 0 {
             return;
         }
-        let needed = self.limits.warm_min.max(u32::from(waiting > 0));
+        let needed = self.limits.warm_min.max(waiting.min(self.limits.spawns_at_once_max));
         let wanted = self.warming.base_target().max(needed);
         let free_slots = self.limits.vms_max.saturating_sub(self.occupied());
         let free_warm = self

@@ -119,6 +119,12 @@ impl Pool {
         running.is_sent.then_some((running.vm, running.container))
     }
 
+    /// Whether an invoke has a VM and its package is on the way there.
+    #[must_use]
+    pub fn is_loading(&self, invoke: InvokeId) -> bool {
+        self.inflight.running(invoke).is_some_and(|running| !running.is_sent)
+    }
+
     /// What became of an invoke so far; `None`: it was answered, or never came.
     #[must_use]
     pub fn whereabouts(&self, invoke: InvokeId) -> Option<Whereabouts> {
@@ -129,7 +135,7 @@ impl Pool {
                 false => Whereabouts::Loading { vm },
             });
         }
-        let mut waiting = self.inflight.all_waiting();
+        let mut waiting = self.inflight.queue.all();
         let waits = waiting.any(|waiting| waiting.arrival.invoke == invoke);
         waits.then_some(Whereabouts::Waiting)
     }
@@ -155,7 +161,7 @@ impl Pool {
     /// Whether [`super::Event::Stop`] was taken and no VM and no invoke is left.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        let invokes = self.inflight.running_count() + self.inflight.waiting_count();
+        let invokes = self.inflight.running_count() + self.inflight.queue.count();
         self.is_stopping && self.occupied() == 0 && invokes == 0
     }
 
@@ -171,7 +177,7 @@ impl Pool {
             under_pressure: u32::from(self.warming.is_under_pressure()),
             leaving: self.leaving.count(),
             running: self.inflight.running_count(),
-            waiting: self.inflight.waiting_count(),
+            waiting: self.inflight.queue.count(),
             spawn_failures: self.warming.failures(),
             ..Census::default()
         };
@@ -219,6 +225,7 @@ impl Pool {
         assert_eq!(u32::try_from(count), Ok(self.occupied()), "rooms add up");
         assert!(self.occupied() <= self.limits.vms_max, "more VMs than slots");
         self.active.check();
+        self.inflight.queue.check();
         for running in self.inflight.all_running() {
             let lodger = self.active.get(running.vm);
             let containers = lodger.into_iter().flat_map(|lodger| lodger.interior().containers());
@@ -226,7 +233,7 @@ impl Pool {
             let container = its.next().map(|container| container.id);
             assert_eq!(container, Some(running.container), "an invoke has its container");
         }
-        for waiting in self.inflight.all_waiting() {
+        for waiting in self.inflight.queue.all() {
             let running = self.inflight.running(waiting.arrival.invoke);
             assert!(running.is_none(), "an invoke waits or runs");
         }

@@ -215,7 +215,7 @@ impl Warming {
             let is_urgent = demand.waiting > 0 || self.base_count() == 0;
             let at_once = match (self.base.failures, is_urgent) {
                 (0, true) => limits.spawns_at_once_max,
-                (0, false) => limits.spawns_at_once_max.div_ceil(2),
+                (0, false) => limits.spawns_at_once_max.div_ceil(4),
                 (_, _) => 1,
             };
             return (starting < at_once).then_some(None);

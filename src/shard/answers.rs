@@ -47,7 +47,7 @@ impl Engine {
         clients: &mut Clients,
         now: Nanos,
     ) {
-        let Some(mut running) = self.running.remove(&invoke) else { return };
+        let Some(mut running) = self.take_running(invoke) else { return };
         let Ending { vm, container, outcome } = ending;
         self.metrics.finished(outcome.status, now.saturating_sub(running.marks.arrived));
         let mut log = running.log.take();
@@ -159,7 +159,7 @@ impl Engine {
         let moved = !self.answers.is_empty();
         let mut answers = std::mem::take(&mut self.answers);
         for (invoke, answer) in answers.drain(..) {
-            let Some(mut running) = self.running.remove(&invoke) else { continue };
+            let Some(mut running) = self.take_running(invoke) else { continue };
             if let (Some(log), Some(vm)) = (running.log.take(), running.vm) {
                 // Its VM may go on logging until it hears of the end.
                 if let Some(vm) = self.vms.find(vm) {

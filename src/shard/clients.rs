@@ -37,6 +37,8 @@ pub(super) struct Client {
     pub(super) connection: Connection,
     /// What holds for its requests that do not say otherwise.
     pub(super) logging: Option<Rc<super::logging::Logging>>,
+    /// Frames taken from it in this turn.
+    pub(super) taken: usize,
     wire: Wire,
     last_spoke_nanos: Nanos,
     is_gone: bool,
@@ -83,7 +85,15 @@ impl Clients {
         let id = ClientId(self.next_id);
         self.next_id += 1;
         let (logging, last_spoke_nanos, is_gone) = (None, now, false);
-        self.list.push(Client { id, connection, logging, wire, last_spoke_nanos, is_gone });
+        self.list.push(Client {
+            id,
+            connection,
+            logging,
+            taken: 0,
+            wire,
+            last_spoke_nanos,
+            is_gone,
+        });
     }
 
     /// The client with this name, if it is still there.
@@ -98,6 +108,13 @@ impl Clients {
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Client> {
         self.list.iter_mut()
+    }
+
+    /// How many of `frames` each client may give in this turn, going by how many gave some in the
+    /// last one.
+    pub(super) fn share_of(&self, frames: usize) -> usize {
+        let speakers = self.list.iter().filter(|client| client.taken > 0).count();
+        (frames / speakers.max(1)).max(1)
     }
 
     /// Sends what is pending and closes those that are done; returns whether something moved.
@@ -198,6 +215,11 @@ impl Client {
         self.connection.consume(bytes);
         self.is_gone = attached.is_err();
         attached
+    }
+
+    /// Nothing was taken from it in this turn yet.
+    pub(super) fn begin_turn(&mut self) {
+        self.taken = 0;
     }
 
     /// Receives what is there; returns whether there was something.

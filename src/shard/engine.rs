@@ -15,6 +15,7 @@ use abi::frame::code::Window;
 use zeroize::Zeroize;
 
 use super::answers::Held;
+use super::bodies::Bodies;
 use super::catalog::{Catalog, Package};
 use super::clients::ClientId;
 use super::logging::Logging;
@@ -81,6 +82,20 @@ pub(super) struct Running {
     pub(super) marks: Marks,
 }
 
+impl Running {
+    /// Keeps more of its body.
+    pub(super) fn keep(&mut self, bytes: &[u8], bodies: &mut Bodies) {
+        bodies.add(self.client, bytes.len());
+        self.body.extend_from_slice(bytes);
+    }
+
+    /// Gives what was kept of its body.
+    pub(super) fn take_body(&mut self, bodies: &mut Bodies) -> Vec<u8> {
+        bodies.remove(self.client, self.body.len());
+        std::mem::take(&mut self.body)
+    }
+}
+
 /// The bytes of a request while it is being admitted: dispatched at once, they are never copied.
 #[derive(Clone, Copy)]
 pub(super) struct Hand<'a> {
@@ -104,6 +119,8 @@ pub(super) struct Engine {
     pub(super) catalog: Catalog,
     pub(super) vms: Vms,
     pub(super) running: HashMap<InvokeId, Running>,
+    /// Bytes of their bodies that are kept.
+    pub(super) bodies: Bodies,
     pub(super) answers: Vec<(InvokeId, Answer)>,
     pub(super) held: Vec<Held>,
     pub(super) deploying: HashMap<u64, Deploying>,
@@ -169,6 +186,7 @@ impl Engine {
             catalog: Catalog::new(*parts.facts.base_identity()),
             vms: Vms::default(),
             running: HashMap::new(),
+            bodies: Bodies::default(),
             answers: Vec::new(),
             held: Vec::new(),
             deploying: HashMap::new(),
@@ -346,7 +364,7 @@ impl Engine {
             vm: vm.0,
             invoke: invoke.0,
         }));
-        let waiting = std::mem::take(&mut running.body);
+        let waiting = running.take_body(&mut self.bodies);
         let (body, ended) = match hand {
             Some(hand) if hand.invoke == invoke => (hand.body, hand.ended),
             _ => (waiting.as_slice(), running.body_ended),
@@ -450,6 +468,13 @@ impl Engine {
         let egress = self.new_egress();
         self.vms.insert(Box::new(Vm::new(id, cell, link, egress, polling)));
         self.drive(Event::SpawnDone { vm: id }, now, None);
+    }
+
+    /// Takes out an invoke that is to be answered.
+    pub(super) fn take_running(&mut self, invoke: InvokeId) -> Option<Running> {
+        let mut running = self.running.remove(&invoke)?;
+        drop(running.take_body(&mut self.bodies));
+        Some(running)
     }
 
     /// Whether a VMM owes an answer that only polling finds.

@@ -9,7 +9,7 @@ use super::engine::{Engine, Hand, Marks, Running};
 use super::logging::Logging;
 use crate::invoke::{ClientFault, FunctionName, InvokeId, Nanos, User};
 use crate::librarian::{Job, Ticket};
-use crate::pool::{Answer, Arrival, Blame, Event, Whereabouts};
+use crate::pool::{Answer, Arrival, Blame, Event};
 use crate::socket::Incoming;
 use crate::socket::answer::Room;
 use crate::socket::request::{Deploy, Invoke, Request};
@@ -22,6 +22,10 @@ const BACKLOG_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a first frame's body that are always taken: pipelined requests without large bodies are
 /// bounded by their number.
 const BODY_BYTES_SMALL: usize = 4096;
+
+/// Frames taken from all clients together in one turn, as long as each gets its share: what comes in
+/// behind them is seen, and refused if need be, within a fraction of a millisecond.
+const FRAMES_PER_TURN: usize = 64;
 
 /// What follows from a request at once.
 enum Handled {
@@ -77,13 +81,18 @@ impl Engine {
         let mut moved = false;
         let bridges_max = self.config.requests.shared_connections_max as usize;
         let mut bridges = clients.bridges();
+        let share = clients.share_of(FRAMES_PER_TURN);
         for client in clients.iter_mut() {
             moved |= client.receive(now, &mut self.metrics);
+            client.begin_turn();
             let (id, mut logging) = (client.id, client.logging.clone());
             let may_forward = !client.is_neighbour();
             let may_attach = !client.is_bridge() && bridges < bridges_max;
-            while let Some(incoming) = client.connection.next_request() {
+            while client.taken < share
+                && let Some(incoming) = client.connection.next_request()
+            {
                 moved = true;
+                client.taken += 1;
                 let request = incoming.id;
                 let handled = self.serve((id, may_forward), logging.as_ref(), incoming, now);
                 let connection = &mut client.connection;
@@ -257,13 +266,14 @@ impl Engine {
             deadline_nanos: running.deadline_nanos,
         };
         self.drive(Event::Invoke(arrival), now, hand);
-        if matches!(self.pool.whereabouts(invoke), Some(Whereabouts::Loading { .. }))
+        if self.pool.is_loading(invoke)
             && let Some(running) = self.running.get_mut(&invoke)
             && running.marks.placed == 0
         {
             running.marks.placed = super::moment();
         }
-        if let Some(hand) = hand {
+        let is_refused = self.answers.last().is_some_and(|(answered, _)| *answered == invoke);
+        if let Some(hand) = hand.filter(|_| !is_refused) {
             self.keep_body(invoke, hand.body, now);
         }
     }
@@ -278,34 +288,27 @@ impl Engine {
             return self.overfill(invoke, now);
         }
         if let Some(running) = self.running.get_mut(&invoke) {
-            running.body.extend_from_slice(bytes);
+            running.keep(bytes, &mut self.bodies);
         }
-    }
-
-    /// Bytes of bodies that wait for VMs: of all clients or of one.
-    fn waiting_bytes(&mut self, client: Option<ClientId>) -> u64 {
-        let is_meant = |running: &&Running| client.is_none_or(|client| running.client == client);
-        let kept = self.running.values().filter(is_meant).map(|running| running.body.len());
-        let backlog = self.vms.iter_mut().filter(|_| client.is_none());
-        (kept.sum::<usize>() + backlog.map(|vm| vm.link.backlog_bytes()).sum::<usize>()) as u64
     }
 
     /// Whether with these bytes more would wait than may.
     fn is_full_with(&mut self, bytes: &[u8]) -> bool {
-        let waiting = self.waiting_bytes(None) + bytes.len() as u64;
+        let backlog: usize = self.vms.iter_mut().map(|vm| vm.link.backlog_bytes()).sum();
+        let waiting = (self.bodies.bytes() + backlog + bytes.len()) as u64;
         waiting > self.config.requests.waiting_bytes_max
     }
 
     /// Whether as much of this client waits as may.
-    fn is_full_of(&mut self, client: ClientId) -> bool {
-        self.waiting_bytes(Some(client)) >= self.config.requests.waiting_bytes_per_client_max
+    fn is_full_of(&self, client: ClientId) -> bool {
+        self.bodies.of(client) as u64 >= self.config.requests.waiting_bytes_per_client_max
     }
 
     /// Answers "busy" to an invoke whose body cannot be held.
     fn overfill(&mut self, invoke: InvokeId, now: Nanos) {
         if let Some(running) = self.running.get_mut(&invoke) {
             running.is_overfull = true;
-            running.body = Vec::new();
+            drop(running.take_body(&mut self.bodies));
         }
         self.cancel(invoke, now);
     }
@@ -327,7 +330,7 @@ impl Engine {
                 self.ask_pool(invoke, None, now);
             }
             Err(what) => {
-                let Some(running) = self.running.remove(&invoke) else { return };
+                let Some(running) = self.take_running(invoke) else { return };
                 let fault = ClientFault::BadLogging { what };
                 if let Some(client) = clients.find(running.client) {
                     let message = fault.to_string();
@@ -387,7 +390,7 @@ impl Engine {
         if is_full {
             self.overfill(invoke, now);
         } else if let Some(running) = self.running.get_mut(&invoke) {
-            running.body.extend_from_slice(bytes);
+            running.keep(bytes, &mut self.bodies);
             running.body_ended = ended;
         }
         Handled::Open

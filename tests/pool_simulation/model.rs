@@ -497,6 +497,10 @@ impl Model {
                 let waiting = u32::try_from(of_user.count()).unwrap();
                 ("user queue full", is_arriving && waiting >= limits.queue_per_user_max)
             }
+            // Of whom nobody waits, nobody can say how long that takes.
+            Answer::Busy(BusyReason::WouldWaitTooLong) => {
+                ("hopeless", is_arriving && self.waiting.iter().any(|other| *other != invoke))
+            }
             Answer::Busy(BusyReason::WaitedTooLong) => ("waited", waited && open.sent.is_none()),
             Answer::Busy(BusyReason::VmsDoNotStart) => ("no start", waited && open.sent.is_none()),
             Answer::DeadlineInQueue => ("deadline", now >= deadline && open.sent.is_none()),
