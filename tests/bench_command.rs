@@ -101,7 +101,7 @@ fn keys(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
 
 #[test]
 fn all_scenarios_report_the_same_keys() {
-    let reports = bench(&["--count", "8"]);
+    let reports = bench(&["--count", "8", "--duration", "10m"]);
     assert_eq!(reports.len(), SCENARIOS.len());
     let all_keys: Vec<_> = reports
         .iter()
