@@ -101,7 +101,7 @@ fn keys(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
 
 #[test]
 fn all_scenarios_report_the_same_keys() {
-    let reports = bench(&["--count", "8", "--duration", "4"]);
+    let reports = bench(&["--count", "8", "--duration", "10m"]);
     assert_eq!(reports.len(), SCENARIOS.len());
     let all_keys: Vec<_> = reports
         .iter()
@@ -150,15 +150,16 @@ fn many_requests_are_open_at_once() {
 #[test]
 fn an_open_loop_counts_from_the_intended_send() {
     let arguments = ["warm", "--rate", "100", "--duration", "6s", "--json"];
-    let bench = command(&arguments).args(WITHOUT).stdout(Stdio::piped()).spawn().unwrap();
-    let node = await_node(&bench.id());
-    // The node stands still for half of the time from somewhere in the run.
+    let mut bench = command(&arguments).args(WITHOUT).stdout(Stdio::piped()).spawn().unwrap();
+    let node = await_node(bench.id());
+    // The node stands still half of the time.
     let still = Duration::from_millis(1500);
-    for _ in 0..2 {
-        sleep(still);
-        kill_process(node, Signal::STOP).unwrap();
-        sleep(still);
-        kill_process(node, Signal::CONT).unwrap();
+    while bench.try_wait().unwrap().is_none() {
+        // It is gone when the bench is about to be.
+        for signal in [Signal::STOP, Signal::CONT] {
+            let _ = kill_process(node, signal);
+            sleep(still);
+        }
     }
     let reports = reports(&bench.wait_with_output().unwrap());
     let report = &reports[0];
@@ -171,7 +172,7 @@ fn an_open_loop_counts_from_the_intended_send() {
 }
 
 /// The node a bench has started, once it serves invokes.
-fn await_node(bench: &u32) -> Pid {
+fn await_node(bench: u32) -> Pid {
     let children = format!("/proc/{bench}/task/{bench}/children");
     for _ in 0..6000 {
         let numbers = std::fs::read_to_string(&children).unwrap_or_default();

@@ -114,9 +114,11 @@ impl Agent {
     /// Whether a container has its program loaded before its first request. After a restore: what
     /// was met before it is to be met again.
     pub fn is_prepared_anew(&mut self) -> bool {
-        self.containers
-            .values_mut()
-            .fold(false, |any, container| container.is_prepared_anew() || any)
+        let mut prepared = 0;
+        for container in self.containers.values_mut() {
+            prepared += usize::from(container.is_prepared_anew());
+        }
+        prepared > 0
     }
 
     /// Makes containers ready for what may come, a step at a time; `false` when they are.

@@ -150,8 +150,8 @@ impl<'a> Lines<'a> {
     }
 
     fn submit(&mut self, tag: Tag, since: Duration, invoke: &Invoke<'_>) -> Result<(), Fault> {
-        let emptiest = self.lines.iter_mut().min_by_key(|line| line.flights.len());
-        let line = emptiest.ok_or_else(|| Fault::new("there is no connection to send on"))?;
+        let with_room = self.lines.iter_mut().find(|line| line.flights.len() < OPEN_PER_LINE);
+        let line = with_room.ok_or_else(|| Fault::new("no connection has room"))?;
         let id = line.client.submit(invoke)?;
         line.flights.insert(id, Flight { tag, since, collector: Collector::default() });
         self.open += 1;

@@ -143,8 +143,10 @@ impl<'a> Peers<'a> {
         if let Some(wasmtime) = &mut self.wasmtime {
             // The first one wakes it.
             wasmtime.once(&self.request)?;
-            let once = || wasmtime.once(&self.request);
-            several(echoes.min(50), &mut baselines.wasmtime, once)?;
+            let mut batch = Latencies::new();
+            wasmtime.measure(&self.request, echoes, &mut batch)?;
+            baselines.wasmtime.merge(&batch);
+            baselines.wasmtime.end_batch();
         }
         Ok(())
     }

@@ -9,6 +9,9 @@ use super::super::fault::Fault;
 /// Rounds a scenario is cut into, as far as batches stay below their limits.
 pub(super) const ROUNDS: u64 = 20;
 
+/// Requests of an open loop that are open at once at most.
+const OPEN_MAX: usize = 2048;
+
 /// How requests come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
@@ -36,8 +39,11 @@ impl Load {
     pub(super) fn open_max(self) -> usize {
         match self {
             Self::Closed { concurrency } => concurrency,
-            // What is beyond waits in the client, and that counts.
-            Self::Open { .. } => 1024,
+            // What arrives in a tenth of a second; what is beyond waits in the client, and that
+            // counts. More connections than needed would be a load of their own.
+            Self::Open { per_second } => {
+                usize::try_from(per_second / 10).unwrap_or(OPEN_MAX).clamp(1, OPEN_MAX)
+            }
         }
     }
 

@@ -245,7 +245,10 @@ impl Report {
             writeln!(output, "errors: {}", errors.join(", "))?;
         }
         for (name, value) in &self.extra {
-            writeln!(output, "{name}: {value}")?;
+            match table(name, value) {
+                Some(table) => print_table(output, &table)?,
+                None => writeln!(output, "{}: {value}", words(name))?,
+            }
         }
         writeln!(
             output,
@@ -338,25 +341,48 @@ impl Report {
     }
 }
 
-/// A list of objects as a table: a column for each key, those inside an object behind its name.
+/// A list of objects as a table, a column for each key.
 fn table(name: &str, value: &Value) -> Option<Table> {
     let objects = value.as_array().filter(|list| list.iter().all(Value::is_object))?;
-    let columns: Vec<_> = objects.iter().map(|object| columns("", object)).collect();
+    let columns: Vec<_> = objects.iter().map(columns).collect();
     let heading: Vec<_> = columns.first()?.iter().map(|(key, _)| words(key)).collect();
     let row = |cells: &Vec<(String, String)>| cells.iter().map(|(_, cell)| cell.clone()).collect();
     let rows = columns.iter().filter(|cells| cells.len() == heading.len()).map(row).collect();
     Some(Table { title: words(name), heading, rows })
 }
 
-fn columns(prefix: &str, value: &Value) -> Vec<(String, String)> {
+/// Percentiles become three columns, microseconds.
+fn columns(value: &Value) -> Vec<(String, String)> {
+    const SHOWN: [&str; 3] = ["p50", "p99", "max"];
     let cell = |(key, inner): (&String, &Value)| {
-        let name = format!("{prefix}{key}");
-        match inner.is_object() && key.ends_with("nanos") {
-            true => columns(&format!("{name} "), inner),
-            false => vec![(name, inner.to_string())],
-        }
+        let Some(what) = key.strip_suffix("_nanos") else {
+            return vec![(key.clone(), inner.to_string())];
+        };
+        let shown = |percentile: &str| {
+            let nanos = inner[percentile].as_u64();
+            (format!("{what}_{percentile}_micros"), nanos.map_or("-".to_owned(), micros))
+        };
+        SHOWN.map(shown).to_vec()
     };
     value.as_object().into_iter().flatten().flat_map(cell).collect()
+}
+
+/// The same for people at a terminal.
+fn print_table(output: &mut impl Write, table: &Table) -> io::Result<()> {
+    writeln!(output, "{}:", table.title)?;
+    let rows = std::iter::once(&table.heading).chain(&table.rows);
+    let width = |column: usize| {
+        let cells = rows.clone().filter_map(|row| row.get(column));
+        cells.map(String::len).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..table.heading.len()).map(width).collect();
+    for row in rows.clone() {
+        for (cell, width) in row.iter().zip(&widths) {
+            write!(output, "  {cell:>width$}")?;
+        }
+        writeln!(output)?;
+    }
+    Ok(())
 }
 
 /// A key as people write it.

@@ -20,6 +20,12 @@ impl Series {
         self.batch.record(latency);
     }
 
+    /// Counts what something has measured inside itself.
+    pub(super) fn merge(&mut self, latencies: &Latencies) {
+        self.all.merge(latencies);
+        self.batch.merge(latencies);
+    }
+
     /// Ends the batch, and returns what it held. An empty one is none.
     pub(super) fn end_batch(&mut self) -> Option<Latencies> {
         if self.batch.count() == 0 {
