@@ -24,7 +24,8 @@ use self::support::node::{
 
 /// Invokes counted together.
 const BATCH: u64 = 10;
-/// Untimed invokes in front: the first ones make queues grow and pages private.
+/// Uncounted invokes in front: once round the rings, each page of which is a fault, and queues that
+/// grow.
 const WARM_UP: u64 = 100;
 
 /// Of a user's first invoke: waking up, and once for each time the guest waits for the node.
@@ -115,7 +116,7 @@ fn node(change: impl FnOnce(&mut Config)) -> TestNode {
 fn warm(client: &mut Client) -> (String, u64) {
     client.deploy(("ada", "echo"), &stream_package("echo-stream", &[])).unwrap();
     let vm = run(client, "ada", "echo", &[7; 1024]).outcome.vm.to_string();
-    invokes(client, WARM_UP.min(count()));
+    invokes(client, WARM_UP);
     wait_for_status(client, "no VM on its way", |status| status["pools"]["starting"] == 0);
     (vm, count())
 }
