@@ -8,13 +8,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Path of an executable: a name as `tests/programs/build` takes it, or `busybox`.
+/// Path of an executable, in the folder `PROGRAMS` names on a machine without this source tree: a name as `tests/programs/build` takes it, or `busybox`.
 ///
 /// Tests run in processes or threads of their own, several at once: each builds to a name of its own and
 /// renames, so that nobody sees half a program.
 pub(crate) fn program(name: &str) -> PathBuf {
     if name == "busybox" {
         return PathBuf::from("/bin/busybox");
+    }
+    if let Some(folder) = std::env::var_os("PROGRAMS") {
+        return Path::new(&folder).join(name);
     }
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("programs");
