@@ -263,6 +263,9 @@ impl Engine {
         {
             running.marks.placed = super::moment();
         }
+        if matches!(self.pool.whereabouts(invoke), Some(Whereabouts::Waiting)) {
+            self.open(arrival.facts.package);
+        }
         if let Some(hand) = hand {
             self.keep_body(invoke, hand.body, now);
         }
