@@ -14,7 +14,7 @@ use std::process::Command;
 /// Package (and its program) and target of what needs a cargo.
 const PACKAGES: [(&str, &str); 2] = [("vmm", MUSL), ("guest-agent", NONE)];
 /// Single-file programs in `perf/programs`.
-const PROGRAMS: [&str; 4] = ["echo", "echo-stream", "greet", "noop"];
+const PROGRAMS: [&str; 6] = ["chatter", "echo", "echo-stream", "greet", "noop", "scribble"];
 const MUSL: &str = "x86_64-unknown-linux-musl";
 const NONE: &str = "x86_64-unknown-none";
 

@@ -41,8 +41,8 @@ use crate::snapshot_store::FunctionSnapshot;
 
 pub(crate) use infant::Infant;
 pub use memory::private_bytes;
-pub(crate) use reply::OwnReply;
 use reply::await_reply;
+pub(crate) use reply::{OwnReply, PutBack};
 pub(crate) use restoring::Measured;
 
 /// How far apart the clock's two samples lie: keeps its rate within a few parts per million.
@@ -477,16 +477,16 @@ impl Cell {
     }
 
     /// Asks the VMM to put its VM back to its snapshot, under a new generation and with a new
-    /// seed; [`Cell::reply`] brings the answer. Until then nobody may touch the region: the VMM
-    /// empties it.
+    /// seed, and to compare it for up to `verify_nanos` (0: not at all); [`Cell::reply`] brings the
+    /// answer. Until then nobody may touch the region: the VMM empties it.
     ///
     /// # Errors
     /// The VMM is gone, or has not answered for very long; or the host has no entropy.
-    pub(crate) fn reset(&mut self, is_verified: bool) -> io::Result<()> {
+    pub(crate) fn reset(&mut self, verify_nanos: u64) -> io::Result<()> {
         self.generation = self.generations.next();
         let (generation, seed) = (self.generation, *fresh_seed()?);
         let mut buffer = Zeroizing::new([0; 64]);
-        let mut request = Request::Reset { generation, seed, is_verified };
+        let mut request = Request::Reset { generation, seed, verify_nanos };
         let length = request.encode(&mut buffer[..]).map_err(|_| io::ErrorKind::InvalidInput)?;
         if let Request::Reset { seed, .. } = &mut request {
             seed.zeroize();

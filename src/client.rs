@@ -36,7 +36,7 @@ use crate::socket::request::{Deploy, Hello, Invoke, Request};
 
 use transport::Transport;
 
-pub use completed::{Completed, LogRecord};
+pub use completed::{Collector, Completed, LogRecord};
 pub use error::ClientError;
 pub use listing::{Listing, SnapshotListing};
 pub use package::Package;
@@ -363,7 +363,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] when the node did not run it.
     pub fn complete(&mut self, id: u64) -> Result<Completed, ClientError> {
-        let mut collector = completed::Collector::default();
+        let mut collector = Collector::default();
         loop {
             let received = self.receive()?;
             if received.id == id

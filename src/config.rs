@@ -32,8 +32,11 @@ pub const ARGUMENTS_MAX: usize = 1024;
 pub const CONTAINERS_PER_VM_MAX: u32 = 64;
 /// VMs one shard may hold: slots are searched in a row on the way to a new VM.
 pub const VMS_PER_SHARD_MAX: u32 = 4096;
-/// Longest a guest may poll, microseconds.
-pub const POLL_MICROS_MAX: u32 = 50;
+/// Longest a guest may poll, microseconds: for machines on which everything else is slow too, as an
+/// emulated one.
+pub const POLL_MICROS_MAX: u32 = 1_000_000;
+/// Longest a verification may take, microseconds: well within `pools.reset_timeout_millis`.
+const VERIFY_MICROS_MAX: u32 = 1_000_000;
 /// Shards a node may have: each has a segment in the index all of them read.
 pub const SHARDS_MAX: usize = 64;
 /// Longest time a function may run: as AWS Lambda, 15 minutes.
@@ -108,9 +111,12 @@ pub struct Vm {
     /// A shard without work for this long sleeps, microseconds; sooner where polling rarely helps,
     /// at once where its core is a guest's too.
     pub shard_poll_micros: u32,
-    /// Every so many resets of a shard one is verified: the whole VM is compared with its snapshot
-    /// before it runs. 0: none. Reading a VM's memory takes a hundred times as long as a reset.
+    /// Every so many resets of a shard one is verified: the VM is compared with its snapshot before
+    /// it runs. 0: none.
     pub verify_every: u32,
+    /// How long that may take, microseconds: the VM's next request waits as long. What there was no
+    /// time for comes first the next time.
+    pub verify_micros_max: u32,
 }
 
 /// Snapshots of functions: VMs in which a function is loaded and stands before its first request.
@@ -210,6 +216,9 @@ impl Default for Vm {
             shard_poll_micros: 1_000,
             // A build for tests verifies each.
             verify_every: if cfg!(debug_assertions) { 1 } else { 64 },
+            // Reading all that 4 MiB of snapshot and 2 MiB of a program's pages hold takes half.
+            // A build for tests reads everything.
+            verify_micros_max: if cfg!(debug_assertions) { 1_000_000 } else { 1_000 },
         }
     }
 }
@@ -314,6 +323,7 @@ impl Config {
         between("vm.ram_mib", self.vm.ram_mib, mib(layout::RAM_BYTES_MIN), ram_max)?;
         between("vm.kernel_mib", self.vm.kernel_mib, 16, self.vm.ram_mib - 1)?;
         between("vm.poll_micros", self.vm.poll_micros, 0, POLL_MICROS_MAX)?;
+        between("vm.verify_micros_max", self.vm.verify_micros_max, 1, VERIFY_MICROS_MAX)?;
         let memory_mib_max = self.memory_mib_max();
         self.requests.check(memory_mib_max)
     }
@@ -377,6 +387,12 @@ impl Config {
     #[must_use]
     pub fn shard_poll_nanos(&self) -> Nanos {
         u64::from(self.vm.shard_poll_micros) * 1_000
+    }
+
+    /// How long a verification may take, nanoseconds.
+    #[must_use]
+    pub fn verify_nanos_max(&self) -> Nanos {
+        u64::from(self.vm.verify_micros_max) * 1_000
     }
 
     /// Splits the cores the node may use: as configured, else the first half for shards and the

@@ -51,15 +51,14 @@ pub(crate) enum Order {
     Stop,
 }
 
-/// What became of a function's snapshot. Shards compare the function with theirs of that name: it
-/// may have been deployed anew meanwhile.
+/// What became of the snapshot of all functions that have this key.
 pub(crate) enum SnapshotNews {
     /// VMs can be restored from it.
-    Made { function: Arc<Function>, snapshot: Arc<FunctionSnapshot> },
+    Made { key: SnapshotKey, snapshot: Arc<FunctionSnapshot> },
     /// There will be none.
-    Failed { function: Arc<Function>, reason: Arc<str> },
+    Failed { key: SnapshotKey, reason: Arc<str> },
     /// It had to make room for others.
-    Gone { function: Arc<Function> },
+    Gone { key: SnapshotKey },
 }
 
 /// How many snapshots there are, for whoever asks.
@@ -209,6 +208,9 @@ impl Workshop {
         }
         self.functions.insert(name, (Arc::new(function), key));
         self.pending.retain(|other| *other != name);
+        if let Some(known) = self.snapshots.find(&key) {
+            return self.tell_known(key, known);
+        }
         self.pending.push_front(name);
         // More would only drive each other out.
         self.pending.truncate(usize::try_from(self.means.limits.count_max).unwrap_or(usize::MAX));
@@ -229,7 +231,7 @@ impl Workshop {
         let Some(name) = self.pending.pop_front() else { return };
         let Some((function, key)) = self.functions.get(&name).cloned() else { return };
         match self.snapshots.find(&key).cloned() {
-            Some(known) => self.tell_known(&function, known),
+            Some(known) => self.tell_known(key, &known),
             None => self.make(&function, key),
         }
     }
@@ -248,9 +250,9 @@ impl Workshop {
         match made {
             Ok(snapshot) => {
                 let snapshot = Arc::new(snapshot);
-                self.tell_known(function, Known::Made(Arc::clone(&snapshot)));
+                self.tell_known(key, &Known::Made(Arc::clone(&snapshot)));
                 for gone in self.snapshots.put(key, snapshot) {
-                    self.tell_gone(&gone);
+                    self.tell_all(|| SnapshotNews::Gone { key: gone });
                 }
             }
             Err(reason) => {
@@ -258,27 +260,16 @@ impl Workshop {
                 trace::line(format_args!("no snapshot of {user}'s {name}: {reason}"));
                 let reason: Arc<str> = reason.into();
                 self.snapshots.fail(key, Arc::clone(&reason));
-                self.tell_known(function, Known::Failed(reason));
+                self.tell_known(key, &Known::Failed(reason));
             }
         }
     }
 
-    fn tell_known(&self, function: &Arc<Function>, known: Known) {
-        self.tell_all(|| match &known {
-            Known::Made(snapshot) => SnapshotNews::Made {
-                function: Arc::clone(function),
-                snapshot: Arc::clone(snapshot),
-            },
-            Known::Failed(reason) => {
-                SnapshotNews::Failed { function: Arc::clone(function), reason: Arc::clone(reason) }
-            }
+    fn tell_known(&self, key: SnapshotKey, known: &Known) {
+        self.tell_all(|| match known {
+            Known::Made(snapshot) => SnapshotNews::Made { key, snapshot: Arc::clone(snapshot) },
+            Known::Failed(reason) => SnapshotNews::Failed { key, reason: Arc::clone(reason) },
         });
-    }
-
-    fn tell_gone(&self, key: &SnapshotKey) {
-        for (function, _) in self.functions.values().filter(|(_, other)| other == key) {
-            self.tell_all(|| SnapshotNews::Gone { function: Arc::clone(function) });
-        }
     }
 
     fn tell_all(&self, news: impl Fn() -> SnapshotNews) {

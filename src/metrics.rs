@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use abi::control::Verified;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -14,11 +15,12 @@ const NANOS_MAX: u64 = 1_000_000_000_000;
 const DIGITS: u8 = 2;
 
 /// Stages of an invoke, and the whole of it, each with a histogram.
-pub const STAGES: [&str; 9] =
-    ["accept", "route", "acquire", "load", "run", "reply", "total", "restore", "reset"];
+pub const STAGES: [&str; 10] =
+    ["accept", "route", "acquire", "load", "run", "reply", "total", "restore", "reset", "verify"];
 const TOTAL: usize = 6;
 const RESTORE: usize = 7;
 const RESET: usize = 8;
+const VERIFY: usize = 9;
 
 /// One shard's counters and histograms.
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ pub struct ShardMetrics {
     pub resets_failed: u64,
     /// Resets after which the whole VM was compared with its snapshot and found to be the same.
     pub resets_verified: u64,
+    /// Resets after which as much of it was compared as there was time for, and found the same.
+    pub resets_verified_partly: u64,
     /// Pages put back in all resets.
     pub reset_pages: u64,
     /// VMs told to end or found ended.
@@ -130,6 +134,7 @@ impl ShardMetrics {
             resets: 0,
             resets_failed: 0,
             resets_verified: 0,
+            resets_verified_partly: 0,
             reset_pages: 0,
             vms_gone: 0,
             guest_faults: 0,
@@ -164,11 +169,20 @@ impl ShardMetrics {
     }
 
     /// A VM was put back to its snapshot.
-    pub fn reset(&mut self, nanos: Nanos, dirty_pages: u32, is_verified: bool) {
+    pub fn reset(&mut self, nanos: Nanos, dirty_pages: u32) {
         self.resets += 1;
-        self.resets_verified += u64::from(is_verified);
         self.reset_pages += u64::from(dirty_pages);
         self.stages[RESET].saturating_record(nanos);
+    }
+
+    /// So much of it was then compared with the snapshot.
+    pub fn verified(&mut self, extent: Verified, nanos: Nanos) {
+        match extent {
+            Verified::Nothing => return,
+            Verified::Part => self.resets_verified_partly += 1,
+            Verified::Whole => self.resets_verified += 1,
+        }
+        self.stages[VERIFY].saturating_record(nanos);
     }
 
     /// An invoke ended in a VM, this long after it arrived.
@@ -214,7 +228,7 @@ impl ShardMetrics {
         Snapshot(self.clone())
     }
 
-    fn counters(&self) -> [(&'static str, u64); 26] {
+    fn counters(&self) -> [(&'static str, u64); 27] {
         [
             ("boots", self.boots),
             ("restores", self.restores),
@@ -222,6 +236,7 @@ impl ShardMetrics {
             ("resets", self.resets),
             ("resets_failed", self.resets_failed),
             ("resets_verified", self.resets_verified),
+            ("resets_verified_partly", self.resets_verified_partly),
             ("reset_pages", self.reset_pages),
             ("vms_gone", self.vms_gone),
             ("guest_faults", self.guest_faults),
@@ -245,7 +260,7 @@ impl ShardMetrics {
         ]
     }
 
-    fn counters_mut(&mut self) -> [&mut u64; 26] {
+    fn counters_mut(&mut self) -> [&mut u64; 27] {
         [
             &mut self.boots,
             &mut self.restores,
@@ -253,6 +268,7 @@ impl ShardMetrics {
             &mut self.resets,
             &mut self.resets_failed,
             &mut self.resets_verified,
+            &mut self.resets_verified_partly,
             &mut self.reset_pages,
             &mut self.vms_gone,
             &mut self.guest_faults,

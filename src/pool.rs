@@ -42,7 +42,7 @@ use crate::invoke::{Freshness, InvokeId, Nanos, Status, VmId};
 
 pub use event::{
     Answer, Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, KeyState, LoadId, Notice,
-    PackageRef, Place, Pressure, ResetId, RetireReason,
+    PackageRef, Place, Pressure, ResetId, RetireReason, SnapshotRef,
 };
 pub use view::{Census, Sight, Whereabouts};
 
@@ -128,8 +128,8 @@ impl Pool {
                 self.expel(vm, RetireReason::Fault(blame), blame, now, effects);
             }
             Event::VmGone { vm, blame } => self.gone(vm, blame, now, effects),
-            Event::SnapshotMade { facts } => self.snapshot_made(facts),
-            Event::SnapshotGone { function } => self.warming.remove_function(function),
+            Event::SnapshotMade { facts } => self.snapshot_made(facts, now),
+            Event::SnapshotGone { snapshot } => self.warming.remove_function(snapshot),
             Event::Pressure { level } => self.pressure(level, now, effects),
             Event::Tick => self.tick(now, effects),
             Event::Stop => self.stop(now, effects),
@@ -187,9 +187,9 @@ impl Pool {
     }
 
     /// A function whose snapshot fits no VM is started from the base, or refused.
-    fn snapshot_made(&mut self, facts: FunctionFacts) {
+    fn snapshot_made(&mut self, facts: FunctionFacts, now: Nanos) {
         if self.can_ever_fit(&facts) {
-            self.warming.add_function(facts);
+            self.warming.add_function(facts, &self.limits, now);
         }
     }
 
@@ -220,14 +220,14 @@ impl Pool {
             // An idle VM of the user that does not suit gives way to one that will.
             let idle = self.active.oldest_idle(Some(&arrival.key.user));
             let idle = idle.ok_or(Refusal::UserLimit)?;
-            if !self.warming.has_for(arrival.facts.function) {
+            if !self.warming.has_for(arrival.facts.snapshot) {
                 return Err(Refusal::NoWarm);
             }
             self.expel(idle, RetireReason::SlotNeeded, Blame::Nobody, now, effects);
         }
-        let function = arrival.facts.function;
-        let warm = self.warming.take_for(function, &self.limits, now).ok_or(Refusal::NoWarm)?;
-        if warm.function().is_some() && self.inflight.waiting_count() > 0 {
+        let facts = &arrival.facts;
+        let warm = self.warming.take_for(facts, &self.limits, now).ok_or(Refusal::NoWarm)?;
+        if warm.snapshot().is_some() && self.inflight.waiting_count() > 0 {
             // It was warm for this function only; now others of its key may join.
             self.may_serve(arrival.key);
         }

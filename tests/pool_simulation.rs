@@ -35,8 +35,15 @@ struct Counts {
 
 /// What has to come about, or the simulation shows nothing of it.
 #[cfg(not(feature = "planted-bugs"))]
-const SIGHTS: [&str; 6] =
-    ["late reset", "reassigned", "reset", "reset timeout", "still placed", "window begun anew"];
+const SIGHTS: [&str; 7] = [
+    "assigned with another's function in it that is the same",
+    "late reset",
+    "reassigned",
+    "reset",
+    "reset timeout",
+    "still placed",
+    "window begun anew",
+];
 
 /// Lives until so many events have happened. `Err`: the seed of the life that broke a rule.
 fn simulate(events: u64, counts: &mut Counts) -> Result<(), u64> {

@@ -79,6 +79,7 @@ impl Agent {
     pub fn attach(&mut self) {
         let memory = machine::region::memory();
         self.shared.vm = memory.load_u64(region::VM);
+        self.containers.values().for_each(Container::touch);
         let mut rings = Rings::new();
         let generation = memory.load_u64(region::GENERATION);
         let header = Header { kind: outcome::READY, flags: 0, channel: 0, id: generation };

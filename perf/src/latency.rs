@@ -2,8 +2,9 @@
 //!
 //! Closed loop: the next request starts after the last answer, so a slow answer delays those
 //! behind it instead of counting against them. Good for the cost of one request; the latency
-//! under a given load needs an open loop.
+//! under a given load needs an open loop ([`crate::Arrivals`]).
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -15,7 +16,7 @@ const NANOS_MAX: u64 = 3_600_000_000_000;
 const DIGITS: u8 = 3;
 
 /// Latencies recorded so far.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Latencies(Histogram<u64>);
 
 /// Percentiles, nanoseconds.
@@ -38,6 +39,13 @@ pub struct Baseline {
     pub p99: u64,
 }
 
+/// Figures; the histogram's thousands of buckets would say less.
+impl fmt::Debug for Latencies {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} latencies, {:?}", self.count(), self.summary())
+    }
+}
+
 impl Default for Latencies {
     fn default() -> Self {
         Self::new()
@@ -58,6 +66,14 @@ impl Latencies {
     pub fn record(&mut self, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.0.saturating_record(nanos);
+    }
+
+    /// Counts all that the other has counted.
+    ///
+    /// # Panics
+    /// Never: both have the same bounds.
+    pub fn merge(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("bounds that are the same");
     }
 
     /// How many were counted.
@@ -85,8 +101,21 @@ impl Latencies {
         Baseline { p50: self.at(0.5), p99: self.at(0.99) }
     }
 
-    /// The histogram's buckets round up; nothing took longer than the longest.
-    fn at(&self, quantile: f64) -> u64 {
+    /// What is behind it, for the files that other tools read.
+    pub(crate) fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
+
+    /// The counts of a histogram with any bounds; none if one of them is beyond ours.
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        let mut latencies = Self::new();
+        latencies.0.add(histogram).ok().map(|()| latencies)
+    }
+
+    /// Nanoseconds that this share of all, 0 to 1, took at most; 0 if nothing was counted. The
+    /// histogram's buckets round up; nothing took longer than the longest.
+    #[must_use]
+    pub fn at(&self, quantile: f64) -> u64 {
         self.0.value_at_quantile(quantile).min(self.0.max())
     }
 }
@@ -100,6 +129,25 @@ pub fn timed<T, E>(act: impl FnOnce() -> Result<T, E>) -> Result<(T, Duration), 
     let start = Instant::now();
     let done = act()?;
     Ok((done, start.elapsed()))
+}
+
+/// Tells the time since it was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch(Instant);
+
+impl Watch {
+    /// Starts now.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "measuring is what this crate is for")]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// How long ago that was.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
 }
 
 /// A moment until which measuring may go on.
@@ -154,6 +202,17 @@ mod tests {
         assert_eq!(keys(summary), ["max", "p50", "p90", "p99", "p99_9", "p99_99"]);
         let baseline = serde_json::to_value(latencies.baseline()).unwrap();
         assert_eq!(keys(baseline), ["p50", "p99"]);
+    }
+
+    #[test]
+    fn merged_ones_are_counted_once_each() {
+        let [mut low, mut high] = [Latencies::new(), Latencies::new()];
+        (1..=100).for_each(|micros| low.record(Duration::from_micros(micros)));
+        (101..=200).for_each(|micros| high.record(Duration::from_micros(micros)));
+        low.merge(&high);
+        let mut all = Latencies::new();
+        (1..=200).for_each(|micros| all.record(Duration::from_micros(micros)));
+        assert_eq!((low.count(), low.summary()), (200, all.summary()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use abi::control::{self, Blame, Reply};
+use abi::control::{self, Blame, Reply, Verified};
 use region::message;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -12,13 +12,23 @@ use super::Infant;
 /// How long a VMM may take to boot and capture, or to restore. On an emulated machine booting
 /// takes seconds; a VMM that hangs longer is killed.
 const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a reset took; as in [`Reply::Reset`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PutBack {
+    pub(crate) dirty_pages: u32,
+    pub(crate) reset_nanos: u64,
+    pub(crate) verified: Verified,
+    pub(crate) verify_nanos: u64,
+}
+
 /// A [`Reply`] that owns its text.
 #[derive(Debug)]
 pub(crate) enum OwnReply {
     Captured { bytes: u64 },
     Running { restore_nanos: u64 },
     Placed { offset: u64 },
-    Reset { generation: u64, dirty_pages: u32, reset_nanos: u64 },
+    Reset { generation: u64, put_back: PutBack },
     Gone { blame: Blame, reason: String },
 }
 
@@ -41,8 +51,9 @@ impl OwnReply {
             Reply::Captured { bytes } => Self::Captured { bytes },
             Reply::Running { restore_nanos } => Self::Running { restore_nanos },
             Reply::Placed { offset } => Self::Placed { offset },
-            Reply::Reset { generation, dirty_pages, reset_nanos } => {
-                Self::Reset { generation, dirty_pages, reset_nanos }
+            Reply::Reset { generation, dirty_pages, reset_nanos, verified, verify_nanos } => {
+                let put_back = PutBack { dirty_pages, reset_nanos, verified, verify_nanos };
+                Self::Reset { generation, put_back }
             }
             Reply::Gone { blame, reason } => Self::Gone { blame, reason: reason.to_owned() },
         })

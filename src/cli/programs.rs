@@ -11,3 +11,9 @@ pub(crate) static NOOP: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/noop")
 
 /// Contract `program`: greets whom the request names and logs where it ran.
 pub(crate) static GREET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/greet"));
+
+/// Contract `stream`: as [`ECHO_STREAM`], and writes to 64 pages for each request.
+pub(crate) static SCRIBBLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/scribble"));
+
+/// Contract `stream`: logs as many lines as the request says, and answers with it.
+pub(crate) static CHATTER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/chatter"));

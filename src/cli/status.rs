@@ -24,7 +24,7 @@ const STATES: [&str; 7] =
     ["starting", "warm", "prepared", "assigned", "invoking", "resetting", "leaving"];
 
 /// Stages of an invoke and what surrounds them, as people read them.
-const STAGES: [(&str, &str); 9] = [
+const STAGES: [(&str, &str); 10] = [
     ("total", "invoke, all of it"),
     ("accept", "  accept"),
     ("route", "  route"),
@@ -34,6 +34,7 @@ const STAGES: [(&str, &str); 9] = [
     ("reply", "  reply"),
     ("restore", "restore of a VM"),
     ("reset", "reset of a VM"),
+    ("verify", "its verification"),
 ];
 
 impl Status {

@@ -60,19 +60,19 @@ impl Completed {
     }
 }
 
-/// Collects the frames of one invoke.
+/// Collects the frames of one invoke: for clients that have several open, one for each.
 #[derive(Debug, Default)]
-pub(super) struct Collector {
+pub struct Collector {
     response: Vec<u8>,
     log: Vec<LogRecord>,
 }
 
 impl Collector {
-    /// Takes a frame; the last one completes the answer.
-    pub(super) fn take(
-        &mut self,
-        received: &Received<'_>,
-    ) -> Result<Option<Completed>, ClientError> {
+    /// Takes a frame of its invoke; the last one completes the answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the node did not run it.
+    pub fn take(&mut self, received: &Received<'_>) -> Result<Option<Completed>, ClientError> {
         match received.answer {
             Answer::Response(bytes) => self.response.extend_from_slice(bytes),
             Answer::Log(log) => self.log.push(LogRecord {

@@ -12,6 +12,11 @@ pub struct FunctionRef(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackageRef(pub u32);
 
+/// What functions of the same code and settings share, whoever's they are: the snapshot VMs can be
+/// restored from for any of them. A number in the shard's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotRef(pub u32);
+
 /// One loading of a package into one VM: the frames' package number. Never used twice in a VM, so
 /// that a late `FORGET` cannot hit a package that was loaded again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +33,9 @@ pub struct FunctionFacts {
     pub function: FunctionRef,
     /// Its code.
     pub package: PackageRef,
+    /// What it can be restored from. Functions that share it have all that follows in common, and
+    /// their package.
+    pub snapshot: SnapshotRef,
     /// Bytes of its code.
     pub package_bytes: u64,
     /// How it meets requests.
@@ -144,13 +152,13 @@ pub enum Event {
     },
     /// VMs can be restored from a function's snapshot: package 1 and container 1 are in it.
     SnapshotMade {
-        /// Which function.
+        /// One of the functions it is good for.
         facts: FunctionFacts,
     },
     /// They cannot any more.
     SnapshotGone {
-        /// Which function.
-        function: FunctionRef,
+        /// Which.
+        snapshot: SnapshotRef,
     },
     /// Memory is short, still, or no longer. Each time it is said to be tight, something goes that
     /// can: first what is warm beyond the least, then of the idle VMs the oldest.
@@ -274,8 +282,8 @@ pub enum Effect {
     Spawn {
         /// Its number.
         vm: VmId,
-        /// From the snapshot of this function; `None`: from the base.
-        snapshot: Option<FunctionRef>,
+        /// From this snapshot of a function; `None`: from the base.
+        snapshot: Option<SnapshotRef>,
     },
     /// Give a warm VM to the user of this invoke, with its logging service and credential.
     Assign {

@@ -140,6 +140,18 @@ impl Interior {
         self.prepared.as_ref()
     }
 
+    /// Makes what its snapshot has in it this function's, which is of the same code and settings.
+    /// Nothing of it ran yet.
+    pub(super) fn adopt(&mut self, facts: &FunctionFacts) {
+        let is_it = |other: &FunctionFacts| other.snapshot == facts.snapshot;
+        if let Some(prepared) = self.prepared.as_mut().filter(|prepared| is_it(prepared)) {
+            *prepared = *facts;
+            for container in &mut self.containers {
+                container.facts = *facts;
+            }
+        }
+    }
+
     /// Puts in what its snapshot has in it.
     fn begin(&mut self) {
         let Some(facts) = self.prepared else { return };

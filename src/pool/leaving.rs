@@ -69,7 +69,7 @@ impl Leaving {
 
     /// VMs of this room, and whether from a function's snapshot.
     pub(super) fn all(&self) -> impl Iterator<Item = (VmId, bool)> {
-        self.vms.iter().map(|(vm, _)| (vm.id(), vm.function().is_some()))
+        self.vms.iter().map(|(vm, _)| (vm.id(), vm.snapshot().is_some()))
     }
 
     /// VMs of this room, for simulations.

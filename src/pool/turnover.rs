@@ -2,7 +2,7 @@
 
 use crate::invoke::{BusyReason, Nanos, VmId};
 
-use super::event::{Answer, Blame, Effect, FunctionFacts, FunctionRef, Pressure, RetireReason};
+use super::event::{Answer, Blame, Effect, FunctionFacts, Pressure, RetireReason, SnapshotRef};
 use super::inflight::Running;
 use super::interior::LivesOn;
 use super::lodger::Lodger;
@@ -28,9 +28,9 @@ impl Pool {
     }
 
     pub(super) fn spawn_failed(&mut self, vm: VmId, now: Nanos, effects: &mut Vec<Effect>) {
-        let starting = self.warming.take_starting(vm).map(|starting| starting.function());
-        if let Some(function) = starting {
-            self.note_failure(function, now, effects);
+        let starting = self.warming.take_starting(vm).map(|starting| starting.snapshot());
+        if let Some(snapshot) = starting {
+            self.note_failure(snapshot, now, effects);
         }
         if starting.is_some() || self.leaving.remove(vm) {
             self.serve = Serve::Everybody;
@@ -39,21 +39,21 @@ impl Pool {
 
     fn note_failure(
         &mut self,
-        function: Option<FunctionRef>,
+        snapshot: Option<SnapshotRef>,
         now: Nanos,
         effects: &mut Vec<Effect>,
     ) {
-        let notice = self.warming.failed(function, &self.limits, now);
+        let notice = self.warming.failed(snapshot, &self.limits, now);
         effects.extend(notice.map(Effect::Report));
     }
 
     /// A VM's process is over: nothing of it is left but its slot, and that is free.
     pub(super) fn gone(&mut self, vm: VmId, blame: Blame, now: Nanos, effects: &mut Vec<Effect>) {
-        let starting = self.warming.take_starting(vm).map(|starting| starting.function());
-        let warm = self.warming.take_this_warm(vm).map(|warm| warm.function());
+        let starting = self.warming.take_starting(vm).map(|starting| starting.snapshot());
+        let warm = self.warming.take_this_warm(vm).map(|warm| warm.snapshot());
         // A snapshot whose VMs die as soon as they are warm is as bad as one that does not start.
-        if let Some(function) = starting.or(warm.filter(|_| blame != Blame::Nobody)) {
-            self.note_failure(function, now, effects);
+        if let Some(snapshot) = starting.or(warm.filter(|_| blame != Blame::Nobody)) {
+            self.note_failure(snapshot, now, effects);
         }
         if starting.is_none() && warm.is_none() && !self.leaving.remove(vm) {
             self.empty(vm, blame, effects);
@@ -72,16 +72,16 @@ impl Pool {
     ) {
         let remind = now.saturating_add(self.limits.retire_patience_nanos);
         if let Some(starting) = self.warming.take_starting(vm) {
-            let function = starting.function();
+            let snapshot = starting.snapshot();
             self.leaving.add(starting, reason, remind, effects);
             if reason != RetireReason::Stopping {
-                self.note_failure(function, now, effects);
+                self.note_failure(snapshot, now, effects);
             }
         } else if let Some(warm) = self.warming.take_this_warm(vm) {
-            let function = warm.function();
+            let snapshot = warm.snapshot();
             self.leaving.add(warm, reason, remind, effects);
             if matches!(reason, RetireReason::Fault(_)) {
-                self.note_failure(function, now, effects);
+                self.note_failure(snapshot, now, effects);
             }
         } else {
             match self.empty(vm, blame, effects) {
@@ -199,7 +199,7 @@ impl Pool {
             let vm = VmId(self.next_vm);
             self.next_vm += self.vm_stride;
             self.warming.add(Vm::start_from(vm, snapshot, &self.limits, now));
-            let snapshot = snapshot.map(|facts| facts.function);
+            let snapshot = snapshot.map(|facts| facts.snapshot);
             effects.push(Effect::Spawn { vm, snapshot });
         }
         if let Some(surplus) = self.warming.surplus().filter(|_| waiting == 0) {

@@ -4,7 +4,7 @@ use crate::credential::ActiveKey;
 use crate::invoke::{ContainerId, InvokeId, VmId};
 
 use super::Pool;
-use super::event::{FunctionRef, KeyState};
+use super::event::{KeyState, SnapshotRef};
 use super::lodger::Lodger;
 
 /// How many of everything there are.
@@ -134,10 +134,10 @@ impl Pool {
         waits.then_some(Whereabouts::Waiting)
     }
 
-    /// What this shard can do at once for an invoke of this function under this key.
+    /// What this shard can do at once for an invoke under this key of a function of this snapshot.
     #[must_use]
-    pub fn sight(&self, key: &ActiveKey, function: FunctionRef) -> Sight {
-        Sight { key: self.active.state_of(key), has_warm: self.warming.has_for(function) }
+    pub fn sight(&self, key: &ActiveKey, snapshot: SnapshotRef) -> Sight {
+        Sight { key: self.active.state_of(key), has_warm: self.warming.has_for(snapshot) }
     }
 
     /// Whether a VM was told to end.

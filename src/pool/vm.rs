@@ -84,7 +84,7 @@ use crate::config::PoolLimits;
 use crate::credential::ActiveKey;
 use crate::invoke::{Nanos, VmId};
 
-use super::event::{FunctionFacts, FunctionRef, ResetId};
+use super::event::{FunctionFacts, ResetId, SnapshotRef};
 use super::interior::Interior;
 
 /// One VM in state `S`.
@@ -171,10 +171,10 @@ impl<S> Vm<S> {
         self.id
     }
 
-    /// The function whose snapshot it was restored from; `None`: the base.
+    /// The snapshot of a function it was restored from; `None`: the base.
     #[must_use]
-    pub fn function(&self) -> Option<FunctionRef> {
-        self.interior.prepared().map(|facts| facts.function)
+    pub fn snapshot(&self) -> Option<SnapshotRef> {
+        self.interior.prepared().map(|facts| facts.snapshot)
     }
 
     /// Tells it to end; to be told again at `remind_nanos` unless it is gone by then.

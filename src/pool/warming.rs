@@ -1,7 +1,8 @@
 //! The warming pool: VMs that start, and VMs that are restored and nobody's yet.
 //!
 //! Most are restored from the base snapshot and fit any invoke. Others are restored from a
-//! function's snapshot: only invokes of that function take them, and find it loaded. How many of
+//! function's snapshot: only invokes of that function take them, and find it loaded; and of any
+//! other, whoever's, that has the same code and settings. How many of
 //! each follows what was taken lately ([`super::demand`]): the base between its least and most,
 //! functions from none to a few, with what the base leaves of the room. While memory is short all
 //! shrink to the least. Invokes that wait add to the base; starts that failed in a row make the
@@ -12,7 +13,7 @@ use crate::invoke::{Nanos, VmId};
 
 use super::alarm::Alarm;
 use super::demand::Takes;
-use super::event::{FunctionFacts, FunctionRef, Notice, Pressure};
+use super::event::{FunctionFacts, Notice, Pressure, SnapshotRef};
 use super::vm::{Starting, Vm, Warm};
 
 /// VMs that start and VMs that wait.
@@ -93,12 +94,12 @@ impl Warming {
         self.base_count() + self.starting_of(None)
     }
 
-    fn warm_of(&self, function: Option<FunctionRef>) -> u32 {
-        count(self.warm.iter().filter(|vm| vm.function() == function).count())
+    fn warm_of(&self, snapshot: Option<SnapshotRef>) -> u32 {
+        count(self.warm.iter().filter(|vm| vm.snapshot() == snapshot).count())
     }
 
-    fn starting_of(&self, function: Option<FunctionRef>) -> u32 {
-        count(self.starting.iter().filter(|vm| vm.function() == function).count())
+    fn starting_of(&self, snapshot: Option<SnapshotRef>) -> u32 {
+        count(self.starting.iter().filter(|vm| vm.snapshot() == snapshot).count())
     }
 
     /// How many VMs of the base there are to be while nobody waits.
@@ -121,16 +122,21 @@ impl Warming {
 
     // ---- what is wanted
 
-    /// VMs can be restored from a function's snapshot.
-    pub(super) fn add_function(&mut self, facts: FunctionFacts) {
-        if self.functions.iter().all(|(known, _)| known.function != facts.function) {
-            self.functions.push((facts, Kind::default()));
+    /// VMs can be restored from a function's snapshot. That counts as a take: who deployed it is
+    /// likely to want it.
+    pub(super) fn add_function(&mut self, facts: FunctionFacts, limits: &PoolLimits, now: Nanos) {
+        if self.functions.iter().all(|(known, _)| known.snapshot != facts.snapshot) {
+            let mut kind = Kind::default();
+            kind.takes.note(limits, now);
+            self.demand_alarm.at_latest(kind.takes.next_change().unwrap_or(Nanos::MAX));
+            self.functions.push((facts, kind));
+            self.retarget(limits);
         }
     }
 
     /// No more VMs are restored from it; those there are become surplus.
-    pub(super) fn remove_function(&mut self, function: FunctionRef) {
-        self.functions.retain(|(known, _)| known.function != function);
+    pub(super) fn remove_function(&mut self, snapshot: SnapshotRef) {
+        self.functions.retain(|(known, _)| known.snapshot != snapshot);
     }
 
     /// Memory became short, or no longer is.
@@ -139,11 +145,11 @@ impl Warming {
         self.retarget(limits);
     }
 
-    /// An invoke of `function` took a warm VM. It counts for its own kind, if there is one, even
+    /// An invoke of a function of this snapshot took a warm VM. It counts for its own kind, if there is one, even
     /// when it had to take one of the base; what its kind may not follow counts for the base.
-    fn note_take(&mut self, function: FunctionRef, limits: &PoolLimits, now: Nanos) {
+    fn note_take(&mut self, snapshot: SnapshotRef, limits: &PoolLimits, now: Nanos) {
         let mut functions = self.functions.iter_mut();
-        let own = functions.find(|(known, _)| known.function == function).map(|(_, kind)| kind);
+        let own = functions.find(|(known, _)| known.snapshot == snapshot).map(|(_, kind)| kind);
         let has_room = |kind: &Kind| kind.takes.count() < limits.warm_per_function_max;
         let counts_for_base = own.as_ref().is_none_or(|kind| !has_room(kind));
         for kind in own.into_iter().chain(counts_for_base.then_some(&mut self.base)) {
@@ -176,7 +182,7 @@ impl Warming {
         let demand = self.base.takes.count();
         self.base.target = limits.warm_target.max(demand).min(limits.warm_max);
         let mut rest = limits.warm_max - self.base.target;
-        self.functions.sort_by_key(|(facts, kind)| (u32::MAX - kind.takes.count(), facts.function));
+        self.functions.sort_by_key(|(facts, kind)| (u32::MAX - kind.takes.count(), facts.snapshot));
         for (_, kind) in &mut self.functions {
             kind.target = kind.takes.count().min(limits.warm_per_function_max).min(rest);
             rest -= kind.target;
@@ -221,7 +227,7 @@ impl Warming {
     fn next_function(&mut self, now: Nanos) -> Option<FunctionFacts> {
         for place in 0..self.functions.len() {
             let (facts, kind) = self.functions[place];
-            if self.warm_of(Some(facts.function)) >= kind.target {
+            if self.warm_of(Some(facts.snapshot)) >= kind.target {
                 continue;
             }
             if now >= kind.retry_nanos {
@@ -234,26 +240,26 @@ impl Warming {
 
     /// A warm VM that nobody is going to want.
     pub(super) fn surplus(&self) -> Option<VmId> {
-        let functions = self.warm.iter().filter_map(|vm| Some((vm.function()?, vm.id())));
-        let mut excess = functions.filter(|(function, _)| {
-            let known = self.functions.iter().find(|(known, _)| known.function == *function);
+        let functions = self.warm.iter().filter_map(|vm| Some((vm.snapshot()?, vm.id())));
+        let mut excess = functions.filter(|(snapshot, _)| {
+            let known = self.functions.iter().find(|(known, _)| known.snapshot == *snapshot);
             let target = known.map_or(0, |(_, kind)| kind.target);
-            self.warm_of(Some(*function)) > target
+            self.warm_of(Some(*snapshot)) > target
         });
         if let Some((_, vm)) = excess.next() {
             return Some(vm);
         }
-        let mut base = self.warm.iter().filter(|vm| vm.function().is_none());
+        let mut base = self.warm.iter().filter(|vm| vm.snapshot().is_none());
         (self.base_count() > self.base.target).then(|| base.next().map(Vm::id)).flatten()
     }
 
     /// A warm VM of the function that is wanted least.
     pub(super) fn least_wanted(&self) -> Option<VmId> {
-        let place = |function: &FunctionRef| {
-            self.functions.iter().position(|(known, _)| known.function == *function)
+        let place = |snapshot: &SnapshotRef| {
+            self.functions.iter().position(|(known, _)| known.snapshot == *snapshot)
         };
-        let functions = self.warm.iter().filter_map(|vm| Some((vm.function()?, vm.id())));
-        functions.max_by_key(|(function, _)| place(function).unwrap_or(usize::MAX)).map(|it| it.1)
+        let functions = self.warm.iter().filter_map(|vm| Some((vm.snapshot()?, vm.id())));
+        functions.max_by_key(|(snapshot, _)| place(snapshot).unwrap_or(usize::MAX)).map(|it| it.1)
     }
 
     // ---- VMs come and go
@@ -266,18 +272,18 @@ impl Warming {
     /// A starting VM is ready. Gives what the operator should know; `Err`: no such VM starts.
     pub(super) fn ready(&mut self, vm: VmId) -> Result<Option<Notice>, ()> {
         let starting = self.take_starting(vm).ok_or(())?;
-        let function = starting.function();
+        let snapshot = starting.snapshot();
         self.warm.push(starting.ready());
-        let Some(kind) = self.kind_mut(function) else { return Ok(None) };
+        let Some(kind) = self.kind_mut(snapshot) else { return Ok(None) };
         let was_failing = std::mem::take(&mut kind.failures) > 0;
         kind.retry_nanos = 0;
-        Ok((was_failing && function.is_none()).then_some(Notice::SpawnRecovered))
+        Ok((was_failing && snapshot.is_none()).then_some(Notice::SpawnRecovered))
     }
 
-    fn kind_mut(&mut self, function: Option<FunctionRef>) -> Option<&mut Kind> {
-        let Some(function) = function else { return Some(&mut self.base) };
+    fn kind_mut(&mut self, snapshot: Option<SnapshotRef>) -> Option<&mut Kind> {
+        let Some(snapshot) = snapshot else { return Some(&mut self.base) };
         let mut functions = self.functions.iter_mut();
-        functions.find(|(known, _)| known.function == function).map(|(_, kind)| kind)
+        functions.find(|(known, _)| known.snapshot == snapshot).map(|(_, kind)| kind)
     }
 
     /// A VM was taken for an invoke: starting or ending others would take the cores it runs on.
@@ -298,27 +304,28 @@ impl Warming {
     }
 
     /// Whether an invoke of this function finds a warm VM.
-    pub(super) fn has_for(&self, function: FunctionRef) -> bool {
-        self.place_for(function).is_some()
+    pub(super) fn has_for(&self, snapshot: SnapshotRef) -> bool {
+        self.place_for(snapshot).is_some()
     }
 
     /// Its own before one of the base; of them the one that became warm last: its memory is the
     /// likeliest to be in a cache.
-    fn place_for(&self, function: FunctionRef) -> Option<usize> {
-        let last = |function| self.warm.iter().rposition(|vm| vm.function() == function);
-        last(Some(function)).or_else(|| last(None))
+    fn place_for(&self, snapshot: SnapshotRef) -> Option<usize> {
+        let last = |snapshot| self.warm.iter().rposition(|vm| vm.snapshot() == snapshot);
+        last(Some(snapshot)).or_else(|| last(None))
     }
 
     /// Takes a warm VM for an invoke of this function.
     pub(super) fn take_for(
         &mut self,
-        function: FunctionRef,
+        facts: &FunctionFacts,
         limits: &PoolLimits,
         now: Nanos,
     ) -> Option<Vm<Warm>> {
-        let vm = self.warm.remove(self.place_for(function)?);
+        let mut vm = self.warm.remove(self.place_for(facts.snapshot)?);
+        vm.interior_mut().adopt(facts);
         self.hold(limits, now);
-        self.note_take(function, limits, now);
+        self.note_take(facts.snapshot, limits, now);
         Some(vm)
     }
 
@@ -357,14 +364,14 @@ impl Warming {
     /// is told where the VM failed.
     pub(super) fn failed(
         &mut self,
-        function: Option<FunctionRef>,
+        snapshot: Option<SnapshotRef>,
         limits: &PoolLimits,
         now: Nanos,
     ) -> Option<Notice> {
-        let kind = self.kind_mut(function)?;
+        let kind = self.kind_mut(snapshot)?;
         let retry_in_nanos = kind.failed(limits, now);
         let failures = kind.failures;
-        function.is_none().then_some(Notice::SpawnFailing { failures, retry_in_nanos })
+        snapshot.is_none().then_some(Notice::SpawnFailing { failures, retry_in_nanos })
     }
 
     /// VMs of this room, for simulations.
@@ -374,12 +381,12 @@ impl Warming {
 
     /// VMs that start, and whether from a function's snapshot.
     pub(super) fn all_starting(&self) -> impl Iterator<Item = (VmId, bool)> {
-        self.starting.iter().map(|vm| (vm.id(), vm.function().is_some()))
+        self.starting.iter().map(|vm| (vm.id(), vm.snapshot().is_some()))
     }
 
     /// Warm VMs, and whether from a function's snapshot.
     pub(super) fn all_warm(&self) -> impl Iterator<Item = (VmId, bool)> {
-        self.warm.iter().map(|vm| (vm.id(), vm.function().is_some()))
+        self.warm.iter().map(|vm| (vm.id(), vm.snapshot().is_some()))
     }
 }
 

@@ -36,8 +36,8 @@ use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{
-    Answer, Blame, Effect, Event, FunctionRef, KeyState, LoadId, Notice, PackageRef, Place, Pool,
-    ResetId,
+    Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool, ResetId,
+    SnapshotRef,
 };
 use crate::signal::Signal;
 use crate::socket::answer::Room;
@@ -166,7 +166,7 @@ impl Engine {
         Self {
             config: parts.config,
             pool: parts.pool,
-            catalog: Catalog::default(),
+            catalog: Catalog::new(*parts.facts.base_identity()),
             vms: Vms::default(),
             running: HashMap::new(),
             answers: Vec::new(),
@@ -279,8 +279,8 @@ impl Engine {
         None
     }
 
-    fn spawn(&mut self, vm: VmId, function: Option<FunctionRef>) -> Option<Event> {
-        let snapshot = match function.map(|function| self.snapshot(function)) {
+    fn spawn(&mut self, vm: VmId, snapshot: Option<SnapshotRef>) -> Option<Event> {
+        let snapshot = match snapshot.map(|snapshot| self.snapshot(snapshot)) {
             None => None,
             Some(Some(snapshot)) => Some(snapshot),
             Some(None) => return Some(Event::SpawnFailed { vm }),

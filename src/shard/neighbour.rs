@@ -13,7 +13,7 @@ use super::engine::Engine;
 use super::logging::Logging;
 use crate::invoke::{InvokeId, NodeFault};
 use crate::passage::{End, Received};
-use crate::pool::FunctionRef;
+use crate::pool::SnapshotRef;
 use crate::socket::answer::Answer;
 use crate::socket::buffer::Input;
 use crate::socket::frame::{VERSION_MAX, VERSION_MIN};
@@ -87,17 +87,17 @@ impl Neighbour {
 }
 
 impl Engine {
-    /// The shard that should rather serve an invoke with this logging service, if any.
+    /// The shard that should rather serve an invoke of a function of this snapshot, if any.
     pub(super) fn elsewhere(
         &self,
         key: &crate::credential::ActiveKey,
-        function: FunctionRef,
+        snapshot: SnapshotRef,
     ) -> Option<u16> {
         use crate::route::{Route, choose, look};
         if self.neighbours.len() < 2 {
             return None;
         }
-        match choose(self.pool.sight(key, function), || look(&self.index, key, self.shard)) {
+        match choose(self.pool.sight(key, snapshot), || look(&self.index, key, self.shard)) {
             Route::Own => None,
             Route::Other(shard) => {
                 let neighbour = self.neighbours.get(usize::from(shard))?.as_ref()?;

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::catalog::Entry;
 use super::clients::{Client, ClientId, Clients};
 use super::engine::{Engine, Hand, Marks, Running};
 use super::logging::Logging;
-use super::snapshots::describe_snapshot;
 use crate::invoke::{ClientFault, FunctionName, InvokeId, Nanos, User};
 use crate::librarian::{Job, Ticket};
 use crate::pool::{Answer, Arrival, Blame, Event, Whereabouts};
@@ -203,7 +203,7 @@ impl Engine {
         };
         let key = logging.key(&self.node_key, user);
         if let Some(shard) =
-            may_forward.then(|| self.elsewhere(&key, entry.facts.function)).flatten()
+            may_forward.then(|| self.elsewhere(&key, entry.facts.snapshot)).flatten()
             && let Some(invoke) = self.forward(shard, (client, request), (sent, &logging), ended)
         {
             return Ok(Handled::Tag(invoke.0));
@@ -477,7 +477,9 @@ impl Engine {
     fn list(&self, user: User) -> Handled {
         let entries = self.catalog.list(user);
         let functions: Vec<_> = entries.iter().map(|entry| &entry.function).collect();
-        let snapshots: Vec<_> = entries.iter().map(|entry| describe_snapshot(entry)).collect();
+        let describe =
+            |entry: &&Rc<Entry>| self.describe_snapshot(entry.function.name, entry.facts.snapshot);
+        let snapshots: Vec<_> = entries.iter().map(describe).collect();
         let listing = serde_json::json!({ "functions": functions, "snapshots": snapshots });
         Handled::Reply(listing.to_string().into_bytes())
     }

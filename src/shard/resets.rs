@@ -10,6 +10,7 @@
 use super::clients::Clients;
 use super::engine::Engine;
 use super::vms::{Done, VmmFault};
+use crate::cell::PutBack;
 use crate::egress::Egress;
 use crate::invoke::{Nanos, VmId};
 use crate::link::Scratch;
@@ -27,10 +28,10 @@ impl Engine {
         let moved = !self.resets_due.is_empty();
         while let Some((vm, reset)) = self.resets_due.pop() {
             self.drain_log(vm, clients, scratch);
-            let is_verified = self.is_next_verified();
+            let verify_nanos = self.next_verify_nanos();
             let egress = self.new_egress();
             let Some(entry) = self.vms.find(vm) else { continue };
-            if let Err(error) = entry.reset(reset, is_verified, egress) {
+            if let Err(error) = entry.reset(reset, verify_nanos, egress) {
                 trace::line(format_args!("{vm} cannot be reset: {error}"));
                 self.metrics.resets_failed += 1;
                 self.drive(Event::VmFault { vm, blame: Blame::Host }, now, None);
@@ -45,10 +46,12 @@ impl Engine {
         self.resets_due.push((vm, reset));
     }
 
-    fn is_next_verified(&mut self) -> bool {
+    /// How long the next reset may be verified; 0: it is not.
+    fn next_verify_nanos(&mut self) -> Nanos {
         let every = u64::from(self.config.vm.verify_every);
         self.resets_begun += 1;
-        self.resets_begun.checked_rem(every) == Some(0)
+        let is_next = self.resets_begun.checked_rem(every) == Some(0);
+        if is_next { self.config.verify_nanos_max() } else { 0 }
     }
 
     /// Takes what the VMM of a VM has done since.
@@ -69,8 +72,10 @@ impl Engine {
             match done {
                 Done::Placed(load) => self.drive(Event::Loaded { vm: id, load }, now, None),
                 Done::Stale => {}
-                Done::Reset { reset, dirty_pages, reset_nanos, is_verified } => {
-                    self.metrics.reset(reset_nanos, dirty_pages, is_verified);
+                Done::Reset { reset, put_back } => {
+                    let PutBack { dirty_pages, reset_nanos, verified, verify_nanos } = put_back;
+                    self.metrics.reset(reset_nanos, dirty_pages);
+                    self.metrics.verified(verified, verify_nanos);
                     vm.link.renew();
                     vm.link.set_poll_nanos(vm.side.polling.limit());
                     self.drive(Event::ResetDone { vm: id, reset, dirty_pages }, now, None);

@@ -24,6 +24,7 @@ pub(crate) struct NodeFacts {
     cgroups: String,
     restoring: String,
     snapshot_bytes: u64,
+    base_identity: [u8; 32],
     boots: u64,
     shards: Vec<u32>,
     guests: Vec<u32>,
@@ -37,6 +38,7 @@ impl NodeFacts {
             cgroups: nursery.cgroups().to_string(),
             restoring: nursery.restoring().to_string(),
             snapshot_bytes: nursery.snapshot_bytes(),
+            base_identity: *nursery.identity(),
             boots: nursery.boots(),
             shards: cores.shards.clone(),
             guests: cores.guests.clone(),
@@ -49,6 +51,11 @@ impl NodeFacts {
     /// The shards' cores and the guests'.
     pub(super) fn cores(&self) -> (&[u32], &[u32]) {
         (&self.shards, &self.guests)
+    }
+
+    /// What the snapshot is that all VMs come from.
+    pub(super) fn base_identity(&self) -> &[u8; 32] {
+        &self.base_identity
     }
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use abi::frame::code::Window;
 use abi::frame::log::Line;
 
-use crate::cell::{Cell, OwnReply};
+use crate::cell::{Cell, OwnReply, PutBack};
 use crate::egress::Egress;
 use crate::invoke::{Nanos, VmId};
 use crate::librarian::OpenPackage;
@@ -27,13 +27,6 @@ struct Placing {
     _package: Rc<OpenPackage>,
 }
 
-/// A reset the VMM was asked for.
-#[derive(Clone, Copy, Debug)]
-struct Resetting {
-    reset: ResetId,
-    is_verified: bool,
-}
-
 /// What a VMM has done.
 pub(super) enum Done {
     /// A package is in the window and its guest knows.
@@ -41,7 +34,7 @@ pub(super) enum Done {
     /// A package came for a guest that has been reset since.
     Stale,
     /// The VM is as its snapshot has it; its link is to be made anew.
-    Reset { reset: ResetId, dirty_pages: u32, reset_nanos: u64, is_verified: bool },
+    Reset { reset: ResetId, put_back: PutBack },
 }
 
 pub(super) struct Vm {
@@ -65,7 +58,7 @@ pub(super) struct VmSide {
     pub(super) is_faulty: bool,
     placing: Vec<Placing>,
     /// Its VMM was asked to reset it and has not answered: nobody may touch its region.
-    resetting: Option<Resetting>,
+    resetting: Option<ResetId>,
     late_logs: Vec<(u64, InvokeLog)>,
 }
 
@@ -133,14 +126,14 @@ impl Vm {
     pub(super) fn reset(
         &mut self,
         reset: ResetId,
-        is_verified: bool,
+        verify_nanos: Nanos,
         egress: Egress,
     ) -> std::io::Result<()> {
-        self.side.cell.reset(is_verified)?;
+        self.side.cell.reset(verify_nanos)?;
         self.side.placing.iter_mut().for_each(|placing| placing.load = None);
         self.side.late_logs.clear();
         self.side.egress = egress;
-        self.side.resetting = Some(Resetting { reset, is_verified });
+        self.side.resetting = Some(reset);
         Ok(())
     }
 
@@ -174,12 +167,11 @@ impl Vm {
                 self.link.load_window(load.0, entry.window).map_err(VmmFault::Guest)?;
                 Ok(Some(Done::Placed(load)))
             }
-            Ok(Some(OwnReply::Reset { generation, dirty_pages, reset_nanos }))
+            Ok(Some(OwnReply::Reset { generation, put_back }))
                 if generation == self.side.cell.generation =>
             {
-                let Resetting { reset, is_verified } =
-                    self.side.resetting.take().ok_or(VmmFault::Vmm)?;
-                Ok(Some(Done::Reset { reset, dirty_pages, reset_nanos, is_verified }))
+                let reset = self.side.resetting.take().ok_or(VmmFault::Vmm)?;
+                Ok(Some(Done::Reset { reset, put_back }))
             }
             Ok(Some(_)) | Err(_) => Err(VmmFault::Vmm),
         }

@@ -50,6 +50,14 @@ impl Vm {
         }
     }
 
+    /// What its snapshot has in it is this function's from now on, and after each reset.
+    pub(super) fn adopt(&mut self, facts: FunctionFacts) {
+        if self.prepared.is_some() {
+            self.prepared = Some(facts);
+            self.containers.values_mut().for_each(|container| container.facts = facts);
+        }
+    }
+
     /// What lies in its window for good.
     pub(super) fn window_kept(&self, window_start: u64) -> u64 {
         let prepared = self.prepared.map_or(0, |facts| facts.package_bytes);

@@ -18,8 +18,8 @@ use pilotlight::invoke::{
     BusyReason, ContainerId, Contract, Freshness, InvokeId, Nanos, Status, User, VmId,
 };
 use pilotlight::pool::{
-    Answer, Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, KeyState, LoadId,
-    PackageRef, Place, Pool, Pressure, ResetId, RetireReason,
+    Answer, Arrival, Blame, Effect, Event, FunctionFacts, KeyState, LoadId, PackageRef, Place,
+    Pool, Pressure, ResetId, RetireReason, SnapshotRef,
 };
 
 /// The model of one pool.
@@ -29,7 +29,8 @@ pub(crate) struct Model {
     invokes: BTreeMap<InvokeId, Invoke>,
     facts: BTreeMap<u32, FunctionFacts>,
     /// Functions VMs can be restored with.
-    snapshots: BTreeSet<u32>,
+    /// Of what VMs may be restored, and one of the functions each is good for.
+    snapshots: BTreeMap<SnapshotRef, FunctionFacts>,
     pressure: Pressure,
     published: BTreeMap<u64, KeyState>,
     published_warm: u32,
@@ -59,7 +60,7 @@ impl Model {
             vms: BTreeMap::new(),
             invokes: BTreeMap::new(),
             facts: BTreeMap::new(),
-            snapshots: BTreeSet::new(),
+            snapshots: BTreeMap::new(),
             pressure: Pressure::Calm,
             published: BTreeMap::new(),
             published_warm: 0,
@@ -180,10 +181,10 @@ impl Model {
             }
             Event::SnapshotMade { facts } => {
                 self.facts.insert(facts.function.0, facts);
-                self.snapshots.insert(facts.function.0);
+                self.snapshots.insert(facts.snapshot, facts);
             }
-            Event::SnapshotGone { function } => {
-                self.snapshots.remove(&function.0);
+            Event::SnapshotGone { snapshot } => {
+                self.snapshots.remove(&snapshot);
             }
             Event::Pressure { level } => self.pressure = level,
             Event::Stop => self.is_stopping = true,
@@ -343,15 +344,14 @@ impl Model {
         vm.is_spent = is_alone;
     }
 
-    fn follow_spawn(&mut self, vm: VmId, snapshot: Option<FunctionRef>, now: Nanos) {
+    fn follow_spawn(&mut self, vm: VmId, snapshot: Option<SnapshotRef>, now: Nanos) {
         assert!(!self.is_stopping, "starts although stopping");
         assert!(vm.0 > self.last_vm, "a VM's number is used once");
         self.last_vm = vm.0;
-        let prepared = snapshot.map(|function| {
+        let prepared = snapshot.map(|snapshot| {
             self.sight("started from a function's snapshot");
-            assert!(self.snapshots.contains(&function.0), "from a snapshot that is gone");
             assert_eq!(self.pressure, Pressure::Calm, "a luxury while memory is short");
-            self.facts[&function.0]
+            *self.snapshots.get(&snapshot).expect("from a snapshot that is there")
         });
         let window_start = self.limits.window_start;
         let mut new = Vm {
@@ -373,7 +373,8 @@ impl Model {
         self.vms.insert(vm, new);
         let of_it = |vm: &&Vm| {
             let is_coming = matches!(vm.state, State::Starting | State::Warm);
-            is_coming && prepared.is_some() && vm.prepared == prepared
+            let is_same = |facts: FunctionFacts| Some(facts.snapshot) == snapshot;
+            is_coming && vm.prepared.is_some_and(is_same)
         };
         let of_it = u32::try_from(self.vms.values().filter(of_it).count()).unwrap();
         assert!(of_it <= self.limits.warm_per_function_max, "too many of one function");
@@ -390,13 +391,19 @@ impl Model {
         assert_eq!(open.arrival.key, key, "for another key");
         let vm = self.vms.get_mut(&vm).expect("not gone");
         assert_eq!(vm.state, State::Warm, "a VM serves one user");
-        let is_its = vm.prepared.is_none_or(|facts| facts == open.arrival.facts);
+        let facts = open.arrival.facts;
+        let is_its = vm.prepared.is_none_or(|prepared| prepared.snapshot == facts.snapshot);
         assert!(is_its, "into a VM with another function in it");
         let is_prepared = vm.prepared.is_some();
+        let is_twins = vm.prepared.is_some_and(|prepared| prepared.function != facts.function);
+        vm.adopt(facts);
         vm.state = State::Active(key);
         vm.is_told = true;
         if is_prepared {
             self.sight("assigned with its function in it");
+        }
+        if is_twins {
+            self.sight("assigned with another's function in it that is the same");
         }
         let of_user = self.count_of(&key.user);
         assert!(of_user <= self.limits.vms_per_user_max, "beyond the user's limit");

@@ -9,7 +9,7 @@ use pilotlight::credential::ActiveKey;
 use pilotlight::invoke::{Contract, Freshness, InvokeId, Nanos, Status, User, VmId};
 use pilotlight::pool::{
     Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, LoadId, PackageRef, Pool, Pressure,
-    ResetId,
+    ResetId, SnapshotRef,
 };
 
 use crate::model::Model;
@@ -63,7 +63,7 @@ impl World {
             snapshots: random.between(0, 60),
             pressure: random.between(0, 20),
         };
-        let functions = (0..random.small(1, 6)).map(|n| draw_function(&mut random, n)).collect();
+        let functions = draw_functions(&mut random);
         let users = random.small(1, 4);
         let keys = (0..users * 2).map(|number| draw_key(number, users)).collect();
         let pause_nanos = random.between(1, 20) * MILLI / 2;
@@ -233,7 +233,7 @@ impl World {
             let facts = self.random.pick(&self.functions).expect("there are functions");
             let event = match self.random.chance(850) {
                 true => Event::SnapshotMade { facts },
-                false => Event::SnapshotGone { function: facts.function },
+                false => Event::SnapshotGone { snapshot: facts.snapshot },
             };
             self.schedule(event, 0, MILLI);
         }
@@ -330,6 +330,19 @@ fn draw_limits(random: &mut Random) -> PoolLimits {
     }
 }
 
+/// Some are twins: another user's, or under another name, and the same in all else.
+fn draw_functions(random: &mut Random) -> Vec<FunctionFacts> {
+    let mut functions: Vec<FunctionFacts> = Vec::new();
+    for number in 0..random.small(1, 6) {
+        let other = random.pick(&functions).filter(|_| random.chance(300));
+        functions.push(match other {
+            Some(twin) => FunctionFacts { function: FunctionRef(number), ..twin },
+            None => draw_function(random, number),
+        });
+    }
+    functions
+}
+
 fn draw_function(random: &mut Random, number: u32) -> FunctionFacts {
     let contract = if random.chance(500) { Contract::Stream } else { Contract::Program };
     let kinds = [Freshness::Reuse, Freshness::Fork, Freshness::Vm];
@@ -340,6 +353,7 @@ fn draw_function(random: &mut Random, number: u32) -> FunctionFacts {
     FunctionFacts {
         function: FunctionRef(number),
         package: PackageRef(package),
+        snapshot: SnapshotRef(number),
         package_bytes,
         contract,
         freshness,

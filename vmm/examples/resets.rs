@@ -1,6 +1,7 @@
 //! What putting a VM back takes, on this host: `resets [DIRTY_PAGES] [COUNT]`, 64 and 1000 unless
-//! given. A guest that does nothing else writes that many pages, halts, and is reset. The VMM is
-//! `VMM` (best a release build), else the one built beside this.
+//! given. A guest that does nothing else writes that many pages, halts, and is reset; every other
+//! time the whole VM is compared afterwards. The VMM is `VMM` (best a release build), else the one
+//! built beside this. `RAM_MIB` is the VM's memory (512).
 
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 #![expect(dead_code, reason = "the tests use more of what is shared with them")]
@@ -25,7 +26,8 @@ fn main() {
     let (pages, count) = (number(64), number(1000).max(1));
     let vmm = std::env::var_os("VMM").map_or_else(beside, PathBuf::from);
     let snapshot = region::sealed::unsealed("snapshot").expect("a memfd");
-    let shape = Shape { ram_bytes: 128 << 20, ..Shape::default() };
+    let mib: u64 = std::env::var("RAM_MIB").map_or(512, |mib| mib.parse().expect("a number"));
+    let shape = Shape { ram_bytes: mib << 20, ..Shape::default() };
     let cell = Cell::spawn(&vmm);
     cell.boot(&guest::kernel(), &snapshot, None, shape);
     let answer = cell.answer();
@@ -47,6 +49,7 @@ fn measure(vmm: &Path, snapshot: &OwnedFd, shape: Shape, (pages, count): (u64, u
     assert!(matches!(answer, Answer::Running(_)), "{answer:?}");
     let _ = take(&cell, guest::FOUND);
     let (mut inside, mut outside, mut waking) = (Vec::new(), Vec::new(), Vec::new());
+    let mut verifying = Vec::new();
     for generation in 2..count + 2 {
         cell.region.store_u64(guest::ARGUMENT, pages);
         cell.region.store_u64(guest::COMMAND, guest::DIRTY);
@@ -54,9 +57,16 @@ fn measure(vmm: &Path, snapshot: &OwnedFd, shape: Shape, (pages, count): (u64, u
         cell.doorbell.ring().expect("an eventfd");
         let _ = take(&cell, guest::ANSWER);
         let began = monotonic_nanos();
-        cell.reset(generation, false);
+        // Every other one is verified, and timed by itself.
+        let is_verified = generation % 2 == 1;
+        cell.reset(generation, if is_verified { u64::MAX } else { 0 });
         let answer = cell.answer();
-        let Answer::Reset(_, nanos) = answer else { panic!("no reset: {answer:?}") };
+        let Answer::Reset(_, nanos, _, verify_nanos) = answer else { panic!("{answer:?}") };
+        if is_verified {
+            verifying.push(verify_nanos);
+            let _ = take(&cell, guest::FOUND);
+            continue;
+        }
         inside.push(nanos);
         outside.push(monotonic_nanos() - began);
         let _ = take(&cell, guest::FOUND);
@@ -71,6 +81,7 @@ fn measure(vmm: &Path, snapshot: &OwnedFd, shape: Shape, (pages, count): (u64, u
     print("request read to guest ready to run", &mut inside);
     print("request to reply, for the node", &mut outside);
     print("request to guest running", &mut waking);
+    print("comparing all of it with the snapshot, where asked for", &mut verifying);
     let mean = |counter| count_of(counter) / count / 1000;
     println!(
         "  means: until the vCPU stood still {} us, pages {} us, registers {} us",

@@ -14,6 +14,7 @@ use crate::reset;
 use crate::restore::{self, Made, Restored};
 use crate::template::Template;
 use crate::vcpu::{Preempt, Surroundings, Vcpu};
+use crate::verify;
 use abi::control::{Blame, Reply, Request, Start, status};
 use abi::layout::region as layout;
 use abi::ring::Memory;
@@ -101,8 +102,17 @@ fn serve(socket: &OwnedFd) -> Result<(), Gone> {
             let restore_nanos = region::clock::monotonic_nanos().saturating_sub(began);
             control::reply(socket, &Reply::Running { restore_nanos });
             let (number, private) = (shared.load_u64(layout::VM), Vec::new());
-            let mut restored =
-                Restored { template, ram, pagemap, region: shared, region_memfd, number, private };
+            let (region, verified) = (shared, verify::Progress::default());
+            let mut restored = Restored {
+                template,
+                ram,
+                pagemap,
+                region,
+                region_memfd,
+                number,
+                private,
+                verified,
+            };
             live(socket, &start, &mut vcpu, &mut restored)
         }
     }
@@ -118,9 +128,12 @@ fn live(
     loop {
         match vcpu.run()? {
             Order::Reset(order) => {
-                let (dirty_pages, reset_nanos) = reset::reset(restored, vcpu, &order)?;
+                let reset::Done { dirty_pages, reset_nanos, verified, verify_nanos } =
+                    reset::reset(restored, vcpu, &order)?;
                 let generation = order.generation;
-                control::reply(socket, &Reply::Reset { generation, dirty_pages, reset_nanos });
+                let reply =
+                    Reply::Reset { generation, dirty_pages, reset_nanos, verified, verify_nanos };
+                control::reply(socket, &reply);
             }
             Order::Capture(memfd) => {
                 vcpu.settle()?;

@@ -172,11 +172,11 @@ impl Control {
                 reply(&self.socket, &Reply::Placed { offset });
                 Ok(())
             }
-            (Request::Reset { generation, seed, is_verified }, None, true) => {
+            (Request::Reset { generation, seed, verify_nanos }, None, true) => {
                 // What the guest's former life asked for is not its next one's.
                 deadlines.guest = None;
                 let asked_nanos = monotonic_nanos();
-                self.order(Order::Reset(Reset { generation, seed, is_verified, asked_nanos }))
+                self.order(Order::Reset(Reset { generation, seed, verify_nanos, asked_nanos }))
             }
             (Request::Capture, Some(memfd), true) if self.is_capturable => {
                 deadlines.capture = Some(self.clock.now().saturating_add(REST_LIMIT_NANOS));

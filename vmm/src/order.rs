@@ -30,8 +30,8 @@ pub(crate) struct Reset {
     pub(crate) generation: u64,
     /// Its entropy.
     pub(crate) seed: [u8; SEED_BYTES],
-    /// Whether everything is compared afterwards.
-    pub(crate) is_verified: bool,
+    /// How long it may be compared with the snapshot afterwards; 0: not at all.
+    pub(crate) verify_nanos: u64,
     /// When the request came, monotonic nanoseconds.
     pub(crate) asked_nanos: u64,
 }

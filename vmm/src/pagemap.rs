@@ -1,6 +1,6 @@
-//! Which pages of RAM became private to this process: every page the guest or this process has
-//! ever written, and those that were made private up front. The host knows, and tells without
-//! protecting any page again.
+//! What the host knows of RAM's pages, and tells without protecting any page again: which became
+//! private to this process (every page the guest or this process has ever written, and those that
+//! were made private up front), and which exist at all.
 //!
 //! The map is opened while there is a file system to open it in; the jail then leaves exactly this
 //! question allowed on exactly this descriptor.
@@ -34,6 +34,15 @@ const IS_ZERO_PAGE: u64 = 1 << 5;
 const ENTRY_IS_FILE: u64 = 1 << 61;
 const ENTRY_IS_SWAPPED: u64 = 1 << 62;
 const ENTRY_IS_PRESENT: u64 = 1 << 63;
+
+/// What is asked of the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sought {
+    /// Neither a page of the file nor the shared page of zeros, and not nothing either.
+    Private,
+    /// Anything that has an entry in the page tables, whatever it is.
+    Existing,
+}
 
 /// `struct page_region`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -124,10 +133,20 @@ impl Pagemap {
 
     /// Puts runs of all pages that may be private into `runs`, ascending.
     pub(crate) fn private(&self, ram: &Ram, runs: &mut Vec<Run>) -> io::Result<()> {
+        self.find(Sought::Private, ram, runs)
+    }
+
+    /// Puts runs of all pages that are mapped here or swapped out into `runs`, ascending. Any
+    /// other page nobody has touched since it was laid out: it is still the file's, or zeros.
+    pub(crate) fn existing(&self, ram: &Ram, runs: &mut Vec<Run>) -> io::Result<()> {
+        self.find(Sought::Existing, ram, runs)
+    }
+
+    fn find(&self, sought: Sought, ram: &Ram, runs: &mut Vec<Run>) -> io::Result<()> {
         runs.clear();
         match (self.finder, &self.file) {
-            (PageFinder::Scan, Some(file)) => scan(file.as_fd(), ram, runs),
-            (PageFinder::Entries, Some(file)) => read_entries(file.as_fd(), ram, runs),
+            (PageFinder::Scan, Some(file)) => scan(file.as_fd(), sought, ram, runs),
+            (PageFinder::Entries, Some(file)) => read_entries(file.as_fd(), sought, ram, runs),
             (PageFinder::Scan | PageFinder::Entries | PageFinder::Everything, _) => {
                 runs.push(Run { first: 0, pages: number(ram.bytes()) });
                 Ok(())
@@ -140,7 +159,11 @@ fn number(bytes: u64) -> u32 {
     u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX)
 }
 
-fn scan(map: BorrowedFd<'_>, ram: &Ram, runs: &mut Vec<Run>) -> io::Result<()> {
+fn scan(map: BorrowedFd<'_>, sought: Sought, ram: &Ram, runs: &mut Vec<Run>) -> io::Result<()> {
+    let excluded = match sought {
+        Sought::Private => IS_FILE | IS_ZERO_PAGE,
+        Sought::Existing => 0,
+    };
     let mut stretches = [Stretch::default(); STRETCHES];
     let (base, end) = (ram.address(), ram.address() + ram.bytes());
     let mut start = base;
@@ -151,9 +174,8 @@ fn scan(map: BorrowedFd<'_>, ram: &Ram, runs: &mut Vec<Run>) -> io::Result<()> {
             end,
             vec: (&raw mut stretches).addr() as u64,
             vec_len: STRETCHES as u64,
-            // Neither a page of the file nor the shared page of zeros, and not nothing either.
-            category_inverted: IS_FILE | IS_ZERO_PAGE,
-            category_mask: IS_FILE | IS_ZERO_PAGE,
+            category_inverted: excluded,
+            category_mask: excluded,
             category_anyof_mask: IS_PRESENT | IS_SWAPPED,
             ..Scan::default()
         };
@@ -173,7 +195,16 @@ fn scan(map: BorrowedFd<'_>, ram: &Ram, runs: &mut Vec<Run>) -> io::Result<()> {
     Ok(())
 }
 
-fn read_entries(map: BorrowedFd<'_>, ram: &Ram, runs: &mut Vec<Run>) -> io::Result<()> {
+fn read_entries(
+    map: BorrowedFd<'_>,
+    sought: Sought,
+    ram: &Ram,
+    runs: &mut Vec<Run>,
+) -> io::Result<()> {
+    let excluded = match sought {
+        Sought::Private => ENTRY_IS_FILE,
+        Sought::Existing => 0,
+    };
     let mut bytes = vec![0; ENTRIES * 8];
     let (first, count) = (ram.address() / PAGE_BYTES, ram.bytes() / PAGE_BYTES);
     let mut numbers = Vec::new();
@@ -185,11 +216,11 @@ fn read_entries(map: BorrowedFd<'_>, ram: &Ram, runs: &mut Vec<Run>) -> io::Resu
         if entries.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let is_private = |entry: u64| {
-            entry & (ENTRY_IS_PRESENT | ENTRY_IS_SWAPPED) != 0 && entry & ENTRY_IS_FILE == 0
+        let is_sought = |entry: u64| {
+            entry & (ENTRY_IS_PRESENT | ENTRY_IS_SWAPPED) != 0 && entry & excluded == 0
         };
-        let private = (at..).zip(entries).filter(|(_, it)| is_private(u64::from_le_bytes(**it)));
-        numbers.extend(private.map(|(index, _)| u32::try_from(index).unwrap_or(u32::MAX)));
+        let found = (at..).zip(entries).filter(|(_, it)| is_sought(u64::from_le_bytes(**it)));
+        numbers.extend(found.map(|(index, _)| u32::try_from(index).unwrap_or(u32::MAX)));
         at += entries.len() as u64;
     }
     *runs = join_runs(numbers.into_iter(), 0);
@@ -227,6 +258,14 @@ mod tests {
             // The entries of the map do not tell a page of zeros that was only read.
             found.retain(|number| *number != 3 || finder == PageFinder::Scan);
             assert_eq!(found, written, "{finder:?}");
+        }
+        for finder in [PageFinder::Scan, PageFinder::Entries] {
+            map.finder = finder;
+            let mut runs = Vec::new();
+            map.existing(&ram, &mut runs).unwrap();
+            let found: Vec<u32> = runs.into_iter().flat_map(Run::numbers).collect();
+            let expected = [3].into_iter().chain((50..100).step_by(2)).chain(100..500);
+            assert_eq!(found, expected.chain([8191]).collect::<Vec<_>>(), "{finder:?}");
         }
         map.finder = PageFinder::Everything;
         assert_eq!(numbers(&map, &ram).len(), 8192);

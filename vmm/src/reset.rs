@@ -19,7 +19,7 @@ use crate::restore::{Restored, set_special_registers};
 use crate::template::Template;
 use crate::vcpu::Vcpu;
 use crate::verify;
-use abi::control::{PageFinder, status};
+use abi::control::{PageFinder, Verified, status};
 use abi::layout::{Flavour, PAGE_BYTES, region as layout};
 use abi::ring::Memory;
 use region::clock::monotonic_nanos;
@@ -31,15 +31,27 @@ use std::io;
 const SURPLUS_PAGES_MAX: u64 = 4096;
 
 /// Longest a guest is left to poll after a reset; nodes ask for far less.
-const POLL_NANOS_MAX: u64 = 1_000_000;
+const POLL_NANOS_MAX: u64 = 1_000_000_000;
 
-/// Puts the stopped VM back, so that it may run; returns how many pages of RAM that took, and the
-/// time since the node asked for it.
+/// What a reset took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Done {
+    /// Pages of RAM that were put back.
+    pub(crate) dirty_pages: u32,
+    /// From the node's request to a VM that may run.
+    pub(crate) reset_nanos: u64,
+    /// How much of it was then compared with the snapshot.
+    pub(crate) verified: Verified,
+    /// And how long that took.
+    pub(crate) verify_nanos: u64,
+}
+
+/// Puts the stopped VM back, so that it may run.
 pub(crate) fn reset(
     restored: &mut Restored,
     vcpu: &mut Vcpu,
     order: &order::Reset,
-) -> Result<(u32, u64), Gone> {
+) -> Result<Done, Gone> {
     let stopped_nanos = monotonic_nanos();
     let dirty_pages = put_back(restored).doing("put the guest's memory back")?;
     let pages_nanos = monotonic_nanos();
@@ -47,15 +59,19 @@ pub(crate) fn reset(
     let registers_nanos = monotonic_nanos();
     empty_region(restored, order).doing("empty the region")?;
     vcpu.restart(order.generation);
-    if order.is_verified {
-        verify::all(restored, vcpu)?;
-    }
+    let reset_nanos = monotonic_nanos();
+    let verified = match order.verify_nanos {
+        0 => Verified::Nothing,
+        limit => verify::verify(restored, vcpu, (order.generation, limit))?,
+    };
+    let verify_nanos = monotonic_nanos() - reset_nanos;
     vcpu.count(status::RESETS, 1);
     vcpu.count(status::PAGES_PUT_BACK, u64::from(dirty_pages));
     vcpu.count(status::RESET_STOP_NANOS, stopped_nanos.saturating_sub(order.asked_nanos));
     vcpu.count(status::RESET_PAGES_NANOS, pages_nanos - stopped_nanos);
     vcpu.count(status::RESET_REGISTERS_NANOS, registers_nanos - pages_nanos);
-    Ok((dirty_pages, monotonic_nanos().saturating_sub(order.asked_nanos)))
+    let reset_nanos = reset_nanos.saturating_sub(order.asked_nanos);
+    Ok(Done { dirty_pages, reset_nanos, verified, verify_nanos })
 }
 
 /// Makes RAM what the snapshot says; returns how many pages were not.

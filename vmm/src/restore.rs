@@ -16,6 +16,7 @@ use crate::memory::Ram;
 use crate::pagemap::Pagemap;
 use crate::snapshot::Run;
 use crate::template::Template;
+use crate::verify;
 use abi::control::Start;
 use region::Region;
 use std::os::fd::OwnedFd;
@@ -102,6 +103,8 @@ pub(crate) struct Restored {
     pub(crate) number: u64,
     /// Runs of private pages, as last found.
     pub(crate) private: Vec<Run>,
+    /// How far verifications have come.
+    pub(crate) verified: verify::Progress,
 }
 
 /// Puts a new vCPU into the snapshot's state.

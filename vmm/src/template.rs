@@ -160,7 +160,7 @@ fn free_frames(snapshot: &Snapshot) -> Vec<Run> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use abi::layout::RAM_BYTES_MIN;
 
@@ -176,6 +176,18 @@ mod tests {
         }
     }
 
+    /// One that keeps these runs; each page's bytes are its number, cut short.
+    pub(crate) fn template(runs: &[Run]) -> Template {
+        let snapshot = snapshot(runs.to_vec());
+        let mut file = snapshot.head();
+        let pages_offset = file.len() as u64;
+        let numbers = runs.iter().copied().flat_map(Run::numbers);
+        file.extend(numbers.flat_map(|number| [number.to_le_bytes()[0]; 4096]));
+        let memfd = region::sealed::frozen("test", &file).unwrap();
+        let contents = Contents::map(&memfd).unwrap();
+        Template::of(snapshot, pages_offset, Restoring::Copy, (memfd, contents)).unwrap()
+    }
+
     #[test]
     fn free_frames_are_the_lowest_ones() {
         let image = Run { first: 512, pages: 100 };
@@ -189,14 +201,7 @@ mod tests {
 
     #[test]
     fn pages_are_found_in_their_runs() {
-        let snapshot = snapshot(vec![Run { first: 3, pages: 2 }, Run { first: 9, pages: 1 }]);
-        let mut file = snapshot.head();
-        let pages_offset = file.len() as u64;
-        file.extend([3, 4, 9].into_iter().flat_map(|byte| [byte; 4096]));
-        let memfd = region::sealed::frozen("test", &file).unwrap();
-        let contents = Contents::map(&memfd).unwrap();
-        let template =
-            Template::of(snapshot, pages_offset, Restoring::Copy, (memfd, contents)).unwrap();
+        let template = template(&[Run { first: 3, pages: 2 }, Run { first: 9, pages: 1 }]);
         let mut ram = Ram::reserved(RAM_BYTES_MIN).unwrap();
         template.lay_out(&mut ram).unwrap();
         for (number, byte) in [(2, 0), (3, 3), (4, 4), (5, 0), (9, 9), (10, 0), (8191, 0)] {

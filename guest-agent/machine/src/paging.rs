@@ -12,6 +12,7 @@
 mod access;
 mod entry;
 mod skeleton;
+mod touch;
 mod walk;
 
 pub(crate) use skeleton::{SPARE_MAX, Skeleton};

@@ -57,6 +57,13 @@ impl Container {
         rings.outcome.push(header, &[&head[..length]]);
     }
 
+    /// Meets the pages of a program that was loaded, in a VM restored from a snapshot of it.
+    pub fn touch(&self) {
+        if let Some(image) = &self.image {
+            image.touch();
+        }
+    }
+
     fn load_image(
         &mut self,
         shared: &Shared,

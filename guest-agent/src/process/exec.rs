@@ -92,6 +92,11 @@ struct Layout {
     heap_gap: u64,
 }
 
+/// Pages of a prepared program that are met after a restore, and those of them that are written to
+/// and so become the VM's own: 256 KiB of the 1 MiB that an idle VM may cost.
+const TOUCHED_PAGES_MAX: usize = 1024;
+const WRITTEN_PAGES_MAX: usize = 64;
+
 /// A program in memory, without arguments and environment: those come when it starts.
 #[derive(Debug)]
 pub struct Image {
@@ -135,6 +140,11 @@ impl Image {
     #[must_use]
     pub fn account(&self) -> &Rc<Account> {
         self.memory.account()
+    }
+
+    /// Meets its pages, after a restore.
+    pub fn touch(&self) {
+        self.memory.space().touch(TOUCHED_PAGES_MAX, WRITTEN_PAGES_MAX);
     }
 
     /// Makes the pages a program touches as it starts, so that a snapshot has them: all of its

@@ -11,13 +11,46 @@ use super::super::fault::Fault;
 
 /// What the node says when it listens.
 pub(super) const LISTENING: &str = "listening";
-/// VMs the node keeps warm: one to give away, others so that the pool is never empty.
-const WARM: u32 = 3;
-/// VMs of any kind. `first` needs a new one for each request; those of earlier users then go.
-const VMS_MAX: u32 = 12;
+
+/// How large a node is, and how long it keeps what nobody uses.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct Shape {
+    /// VMs it keeps warm. None: not even as many as were taken lately, so that every invoke for a
+    /// new user finds none.
+    #[arg(long, hide = true, default_value = "0")]
+    pub(super) warm: u32,
+    /// VMs of any kind.
+    #[arg(long, hide = true, default_value = "1")]
+    pub(super) vms_max: u32,
+    /// A user's VM without an invoke for this long goes.
+    #[arg(long, hide = true, default_value = "300")]
+    pub(super) idle_seconds: u64,
+}
+
+impl Shape {
+    fn apply(self, config: &mut Config) {
+        let pools = &mut config.pools;
+        (pools.warm_min, pools.warm_target) = (self.warm, self.warm);
+        (pools.warm_max, pools.vms_max) = (self.warm.max(1), self.vms_max);
+        pools.idle_expiry_seconds = self.idle_seconds;
+        if self.warm == 0 {
+            pools.demand_window_millis = 1;
+        }
+    }
+
+    fn arguments(self) -> [String; 6] {
+        let pairs = [
+            ("--warm", u64::from(self.warm)),
+            ("--vms-max", u64::from(self.vms_max)),
+            ("--idle-seconds", self.idle_seconds),
+        ];
+        let [[a, b], [c, d], [e, f]] = pairs.map(|(name, value)| [name.into(), value.to_string()]);
+        [a, b, c, d, e, f]
+    }
+}
 
 /// Which process this is, when it is not the bench itself.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(super) struct Role {
     #[arg(long = "role", value_enum, hide = true)]
     role: Option<Part>,
@@ -30,6 +63,8 @@ pub(super) struct Role {
     guest_core: u32,
     #[arg(long, hide = true, default_value = "0")]
     message_bytes: usize,
+    #[command(flatten)]
+    shape: Shape,
 }
 
 /// The processes there are.
@@ -62,9 +97,13 @@ impl Part {
     }
 
     /// A node's command line.
-    pub(super) fn node(folder: &Path, shard_core: u32, guest_core: u32) -> io::Result<Command> {
+    pub(super) fn node(
+        folder: &Path,
+        (shard_core, guest_core): (u32, u32),
+        shape: Shape,
+    ) -> io::Result<Command> {
         let mut command = Self::Node.command(folder, shard_core)?;
-        command.arg("--guest-core").arg(guest_core.to_string());
+        command.arg("--guest-core").arg(guest_core.to_string()).args(shape.arguments());
         Ok(command)
     }
 
@@ -102,10 +141,7 @@ impl Role {
         config.paths.state = self.folder.join("state");
         config.cores.shards = vec![self.core];
         config.cores.guests = vec![self.guest_core];
-        config.pools.warm_min = WARM;
-        config.pools.warm_target = WARM;
-        config.pools.warm_max = WARM;
-        config.pools.vms_max = VMS_MAX;
+        self.shape.apply(&mut config);
         let mut node = Node::start(config)?;
         node.listen(&Part::Node.socket(&self.folder))?;
         let mut output = io::stdout().lock();

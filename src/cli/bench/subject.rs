@@ -1,33 +1,46 @@
 //! The node that is measured, seen from its socket: everything here goes over it, as for any
-//! client.
+//! client. Only what its processes use of the machine is read from `/proc`.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use perf::Deadline;
-use pilotlight::client::{Client, Package};
-use pilotlight::invoke::Contract;
+use perf::{Deadline, Process};
+use pilotlight::client::Client;
 use serde_json::Value;
 
 use super::super::fault::Fault;
 use super::ClientCore;
-use super::role::{LISTENING, Part};
+use super::lines::{Lines, OPEN_PER_LINE};
+use super::program::Program;
+use super::role::{LISTENING, Part, Shape};
+use super::vms::Vms;
 
 /// How long VMs may take to become warm before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Pause between two looks at the warming pool.
+/// How long a snapshot of a function may take before the bench goes on without.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause between two looks at the pools.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// A node and a connection to it.
+/// A node and connections to it.
 pub(super) struct Subject {
-    // Dropped before the node it is connected to.
+    // Dropped before the node they are connected to.
     pub(super) client: Client,
+    /// More connections, for many requests at once.
+    more: Vec<Client>,
+    /// Connections are in shared memory, and poll for so long.
+    poll: Option<Duration>,
+    socket: PathBuf,
     cores: NodeCores,
     flavour: String,
     version: String,
+    process: Process,
+    /// Makes names of users that no node has seen.
+    nonce: u64,
+    users: u64,
     own: Option<OwnNode>,
 }
 
@@ -38,30 +51,14 @@ pub(super) struct NodeCores {
     pub(super) guests: Vec<u32>,
 }
 
-/// What the node says of its VMs.
-#[derive(Debug)]
-pub(super) struct Vms {
-    warm: u64,
-    unsettled: u64,
-    exits: BTreeMap<String, u64>,
-}
-
-impl Vms {
-    /// Exits of one VM since `earlier`.
-    pub(super) fn exits_since(&self, earlier: &Self, vm: &str) -> u64 {
-        let exits = |vms: &Self| vms.exits.get(vm).copied().unwrap_or(0);
-        exits(self).saturating_sub(exits(earlier))
-    }
-}
-
 impl Subject {
     /// A node of the bench's own, with its state in `folder`: on its first core a shard, on the
     /// second VMs, and the third is left to the client.
-    pub(super) fn start(folder: &Path) -> Result<Self, Fault> {
+    pub(super) fn start(folder: &Path, shape: Shape) -> Result<Self, Fault> {
         let cores = perf::cores()?;
         let shard = *cores.first().ok_or_else(|| Fault::new("there is no core to run on"))?;
         let guest = cores.get(1).copied().unwrap_or(shard);
-        let node = OwnNode::start(folder, shard, guest)?;
+        let node = OwnNode::start(folder, (shard, guest), shape)?;
         let mut subject = Self::running(&Part::Node.socket(folder))?;
         subject.own = Some(node);
         Ok(subject)
@@ -82,7 +79,26 @@ impl Subject {
         };
         let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
         let (flavour, version) = (text("flavour"), text("version"));
-        Ok(Self { client, cores, flavour, version, own: None })
+        // Who listens is who the kernel names for the other end of a connection.
+        let listener = rustix::net::sockopt::socket_peercred(client.as_fd())?.pid;
+        let process = Process(listener.as_raw_nonzero().get().unsigned_abs());
+        let mut nonce = [0; 8];
+        rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())?;
+        let nonce = u64::from_le_bytes(nonce);
+        let (more, socket) = (Vec::new(), socket.to_owned());
+        Ok(Self {
+            client,
+            more,
+            poll: None,
+            socket,
+            cores,
+            flavour,
+            version,
+            process,
+            nonce,
+            users: 0,
+            own: None,
+        })
     }
 
     /// The cores it uses.
@@ -110,58 +126,105 @@ impl Subject {
         self.cores.shards.first().copied().unwrap_or(0)
     }
 
+    /// Whether nothing of it runs on that core.
+    pub(super) fn leaves(&self, core: u32) -> bool {
+        !self.cores.shards.contains(&core) && !self.cores.guests.contains(&core)
+    }
+
     /// A core the node does not use, if there is one; else the shard's: a client that blocks hands
     /// its core over and is woken on it by the answer (23 us), while on a guest's core it waits
     /// for the guest to halt first, or disturbs it (62 us; 56 us where the system chooses).
     pub(super) fn client_core(&self) -> ClientCore {
         let cores = perf::cores().unwrap_or_default();
-        let is_free =
-            |core: &u32| !self.cores.shards.contains(core) && !self.cores.guests.contains(core);
-        ClientCore::Fixed(cores.into_iter().find(is_free).unwrap_or_else(|| self.shard_core()))
+        let free = cores.into_iter().find(|core| self.leaves(*core));
+        ClientCore::Fixed(free.unwrap_or_else(|| self.shard_core()))
+    }
+
+    /// Connections for `open` requests at once.
+    pub(super) fn lines(&mut self, open: usize) -> Result<Lines<'_>, Fault> {
+        let count = open.div_ceil(OPEN_PER_LINE).max(1);
+        while self.more.len() + 1 < count {
+            self.more.push(match self.poll {
+                Some(poll) => Client::connect_shared(&self.socket, poll)?,
+                None => Client::connect(&self.socket)?,
+            });
+        }
+        let more = self.more.iter_mut().take(count - 1);
+        Ok(Lines::new(std::iter::once(&mut self.client).chain(more)))
+    }
+
+    /// Goes on in shared memory; a client that waits polls for up to `poll`.
+    pub(super) fn share_memory(&mut self, poll: Duration) -> Result<(), Fault> {
+        self.poll = Some(poll);
+        Ok(self.client.attach(poll)?)
+    }
+
+    /// The name of a user no node has seen.
+    pub(super) fn new_user(&mut self) -> String {
+        self.users += 1;
+        format!("bench-{:016x}-{}", self.nonce, self.users)
     }
 
     /// Deploys a program for a user; empty: for the client's own login.
-    pub(super) fn deploy(
-        &mut self,
-        (user, name): (&str, &str),
-        program: &[u8],
-        contract: Contract,
-    ) -> Result<(), Fault> {
-        let mut package = Package::of_elf(name, program);
-        package.settings.contract = contract;
-        self.client.deploy((user, name), &package)?;
+    pub(super) fn deploy(&mut self, user: &str, program: &Program) -> Result<(), Fault> {
+        self.client.deploy((user, program.name), &program.package())?;
         Ok(())
+    }
+
+    /// Forgets what was deployed in a node that goes on; one of the bench's own goes as a whole.
+    pub(super) fn forget(&mut self, user: &str, program: &Program) {
+        if !self.is_own() {
+            // It was measured; that it stays is no reason to fail.
+            let _ = self.client.remove(user, program.name);
+        }
     }
 
     /// What the node says of its VMs now.
     pub(super) fn vms(&mut self) -> Result<Vms, Fault> {
-        let status = self.client.status()?;
-        let pool = |key: &str| status["pools"][key].as_u64().unwrap_or(0);
-        let entries = status["vms"].as_array().into_iter().flatten();
-        let exits = entries
-            .filter_map(|entry| {
-                Some((entry["vm"].as_str()?.to_owned(), entry["vm_exits"].as_u64()?))
-            })
-            .collect();
-        Ok(Vms { warm: pool("warm"), unsettled: pool("starting") + pool("leaving"), exits })
+        Ok(Vms::of(&self.client.status()?))
+    }
+
+    /// Processor time that its process and those of its VMs have used.
+    pub(super) fn cpu_time(&self, vms: &Vms) -> Result<Duration, Fault> {
+        let node = self.process.cpu_time()?;
+        // One that has ended since is in its parent's account.
+        Ok(vms.processes().filter_map(|vm| vm.cpu_time().ok()).sum::<Duration>() + node)
     }
 
     /// Waits until a VM is warm and none comes or goes.
     pub(super) fn await_warm(&mut self) -> Result<Vms, Fault> {
+        let what = "no VM became warm in a minute; `pilotlight status` says what the node is \
+                    short of, `pilotlight doctor` what the host is";
+        self.await_vms(what, |vms| vms.warm() > 0 && vms.unsettled() == 0)
+    }
+
+    /// Waits until the VMs are as wanted.
+    pub(super) fn await_vms(
+        &mut self,
+        what: &str,
+        is_it: impl Fn(&Vms) -> bool,
+    ) -> Result<Vms, Fault> {
         let deadline = Deadline::after(PATIENCE);
         loop {
             let vms = self.vms()?;
-            if vms.warm > 0 && vms.unsettled == 0 {
+            if is_it(&vms) {
                 return Ok(vms);
             }
             if deadline.has_passed() {
-                return Err(Fault::new(
-                    "no VM became warm in a minute; `pilotlight status` says what the node is \
-                     short of, `pilotlight doctor` what the host is",
-                ));
+                return Err(Fault::new(what));
             }
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Waits until the node has nothing to do by itself: VMs are warm, and snapshots of what was
+    /// deployed are made, if that does not take too long.
+    pub(super) fn settle(&mut self) -> Result<(), Fault> {
+        let deadline = Deadline::after(SNAPSHOT_PATIENCE);
+        while !deadline.has_passed() && self.vms()?.snapshots_pending() > 0 {
+            std::thread::sleep(10 * PAUSE);
+        }
+        self.await_warm().map(drop)
     }
 }
 
@@ -169,8 +232,8 @@ impl Subject {
 struct OwnNode(Child);
 
 impl OwnNode {
-    fn start(folder: &Path, shard: u32, guest: u32) -> Result<Self, Fault> {
-        let mut command = Part::node(folder, shard, guest)?;
+    fn start(folder: &Path, cores: (u32, u32), shape: Shape) -> Result<Self, Fault> {
+        let mut command = Part::node(folder, cores, shape)?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let output = child.stdout.take();
         let node = Self(child);

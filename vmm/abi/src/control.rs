@@ -42,8 +42,9 @@ pub enum Request {
         generation: u64,
         /// Entropy for the guest.
         seed: [u8; SEED_BYTES],
-        /// Compare the whole VM with its snapshot before it runs.
-        is_verified: bool,
+        /// Compare the VM with its snapshot before it runs, for so long at most; what is left over
+        /// is where the next time begins. 0: not at all.
+        verify_nanos: u64,
     },
     /// Write the VM into a snapshot as soon as it is idle, which has to be soon. Descriptor: an
     /// empty memfd. The VM stays stopped; the node ends it.
@@ -74,6 +75,34 @@ impl Restoring {
         match number {
             1 => Ok(Self::Map),
             2 => Ok(Self::Copy),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+/// How much of a VM that was reset was compared with its snapshot. Registers and region always are,
+/// unless nothing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Verified {
+    /// Nothing.
+    Nothing = 0,
+    /// As many pages of RAM as there was time for.
+    Part = 1,
+    /// Everything.
+    Whole = 2,
+}
+
+impl Verified {
+    /// The extent with this number.
+    ///
+    /// # Errors
+    /// [`Malformed`] when there is none.
+    pub fn from_number(number: u8) -> Result<Self, Malformed> {
+        match number {
+            0 => Ok(Self::Nothing),
+            1 => Ok(Self::Part),
+            2 => Ok(Self::Whole),
             _ => Err(Malformed),
         }
     }
@@ -135,8 +164,12 @@ pub enum Reply<'a> {
         generation: u64,
         /// Pages that were put back.
         dirty_pages: u32,
-        /// From the request to here.
+        /// From the request to a VM that may run, but for the verification.
         reset_nanos: u64,
+        /// How much of it was compared with the snapshot, and is the same.
+        verified: Verified,
+        /// How long that took.
+        verify_nanos: u64,
     },
     /// The VM is over and so is this process.
     Gone {
@@ -189,11 +222,11 @@ impl Request {
                 writer.u64(*bytes)?;
             }
             Self::Stop => writer.u8(3)?,
-            Self::Reset { generation, seed, is_verified } => {
+            Self::Reset { generation, seed, verify_nanos } => {
                 writer.u8(4)?;
                 writer.u64(*generation)?;
                 writer.bytes(seed)?;
-                writer.u8(u8::from(*is_verified))?;
+                writer.u64(*verify_nanos)?;
             }
             Self::Capture => writer.u8(5)?,
         }
@@ -227,7 +260,7 @@ impl Request {
             4 => Self::Reset {
                 generation: reader.u64()?,
                 seed: reader.array()?,
-                is_verified: reader.u8()? != 0,
+                verify_nanos: reader.u64()?,
             },
             5 => Self::Capture,
             _ => return Err(Malformed),
@@ -255,11 +288,13 @@ impl<'a> Reply<'a> {
                 writer.u8(3)?;
                 writer.u64(*offset)?;
             }
-            Self::Reset { generation, dirty_pages, reset_nanos } => {
+            Self::Reset { generation, dirty_pages, reset_nanos, verified, verify_nanos } => {
                 writer.u8(5)?;
                 writer.u64(*generation)?;
                 writer.u32(*dirty_pages)?;
                 writer.u64(*reset_nanos)?;
+                writer.u8(*verified as u8)?;
+                writer.u64(*verify_nanos)?;
             }
             Self::Gone { blame, reason } => {
                 writer.u8(4)?;
@@ -284,6 +319,8 @@ impl<'a> Reply<'a> {
                 generation: reader.u64()?,
                 dirty_pages: reader.u32()?,
                 reset_nanos: reader.u64()?,
+                verified: Verified::from_number(reader.u8()?)?,
+                verify_nanos: reader.u64()?,
             },
             4 => {
                 let blame = match reader.u8()? {

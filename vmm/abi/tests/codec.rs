@@ -55,8 +55,8 @@ fn requests() -> impl Strategy<Value = Request> {
     prop_oneof![
         starts().prop_map(Request::Start),
         any::<(u64, u64)>().prop_map(|(offset, bytes)| Request::Place { offset, bytes }),
-        any::<(u64, [u8; SEED_BYTES], bool)>().prop_map(|(generation, seed, is_verified)| {
-            Request::Reset { generation, seed, is_verified }
+        any::<(u64, [u8; SEED_BYTES], u64)>().prop_map(|(generation, seed, verify_nanos)| {
+            Request::Reset { generation, seed, verify_nanos }
         }),
         Just(Request::Capture),
         Just(Request::Stop),

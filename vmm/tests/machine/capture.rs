@@ -51,7 +51,7 @@ fn captured_vm_goes_on_behind_its_halt() {
         }
         assert_eq!(second.region.load_u64(guest::FOUND), 0, "the region is not part of it");
         assert_eq!(ask(&second, guest::DIRTY, 3), 1);
-        second.reset(2, true);
+        second.reset(2, u64::MAX);
         let answer = second.answer();
         assert!(matches!(answer, Answer::Reset(..)), "{answer:?}");
         assert_eq!(ask(&second, guest::PEEK, DIRTY_RAM), 101, "put back to where it was captured");
@@ -71,7 +71,7 @@ fn package_of_a_snapshot_is_there_before_the_guest_runs() {
     cell.restore_with(&SNAPSHOT, (None, Some((1 << 20, &package))), Shape::default(), 1);
     assert!(matches!(cell.answer(), Answer::Running(_)));
     assert_eq!(ask(&cell, guest::READ_WINDOW, (1 << 20) + 8192), 21);
-    cell.reset(2, true);
+    cell.reset(2, u64::MAX);
     assert!(matches!(cell.answer(), Answer::Reset(..)));
     assert_eq!(ask(&cell, guest::READ_WINDOW, (1 << 20) + 8192), 21, "it stays placed");
 }

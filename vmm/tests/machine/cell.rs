@@ -2,7 +2,7 @@
 //! example.
 
 use abi::ABI_VERSION;
-use abi::control::{MESSAGE_BYTES_MAX, Reply, Request, Restoring, Start, status};
+use abi::control::{MESSAGE_BYTES_MAX, Reply, Request, Restoring, Start, Verified, status};
 use abi::layout::region as layout;
 use abi::layout::{CLOCK_GPA, REGION_GPA};
 use region::clock::{ClockSample, calibrate};
@@ -43,8 +43,8 @@ pub(crate) enum Answer {
     Running(u64),
     /// Offset in the window.
     Placed(u64),
-    /// Pages put back, nanoseconds.
-    Reset(u32, u64),
+    /// Pages put back, nanoseconds; how much was compared, nanoseconds.
+    Reset(u32, u64, Verified, u64),
     /// Blame as number, reason.
     Gone(u8, String),
     /// The socket is closed.
@@ -160,10 +160,10 @@ impl Cell {
         self.start(true, &[snapshot.as_fd()], images, shape, generation);
     }
 
-    /// Asks for a reset.
-    pub(crate) fn reset(&self, generation: u64, is_verified: bool) {
+    /// Asks for a reset, and for so much time to be spent on verifying it.
+    pub(crate) fn reset(&self, generation: u64, verify_nanos: u64) {
         let seed = [0x77; abi::control::SEED_BYTES];
-        self.send(&Request::Reset { generation, seed, is_verified }, &[]);
+        self.send(&Request::Reset { generation, seed, verify_nanos }, &[]);
     }
 
     fn start(
@@ -253,8 +253,8 @@ impl Cell {
             Reply::Captured { bytes } => Answer::Captured(bytes),
             Reply::Running { restore_nanos } => Answer::Running(restore_nanos),
             Reply::Placed { offset } => Answer::Placed(offset),
-            Reply::Reset { dirty_pages, reset_nanos, .. } => {
-                Answer::Reset(dirty_pages, reset_nanos)
+            Reply::Reset { dirty_pages, reset_nanos, verified, verify_nanos, .. } => {
+                Answer::Reset(dirty_pages, reset_nanos, verified, verify_nanos)
             }
             Reply::Gone { blame, reason } => Answer::Gone(blame as u8, reason.to_owned()),
         }

@@ -7,7 +7,7 @@ use crate::{ask, guest, restored};
 fn a_page_left_as_it_was_is_found() {
     let cell = restored();
     assert_eq!(ask(&cell, guest::DIRTY, 3), 1);
-    cell.reset(2, true);
+    cell.reset(2, u64::MAX);
     let answer = cell.answer();
     let Answer::Gone(2, reason) = answer else { panic!("not found: {answer:?}") };
     assert!(reason.starts_with("reset left page 0x") && reason.ends_with(" different"), "{reason}");

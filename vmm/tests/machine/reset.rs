@@ -3,7 +3,7 @@
 use crate::cell::{Answer, Cell, Shape};
 use crate::guest::{self, DIRTY_RAM, MARK};
 use crate::{SNAPSHOT, ask, command, guest_now, take, vmm};
-use abi::control::{PageFinder, Restoring, status};
+use abi::control::{PageFinder, Restoring, Verified, status};
 use abi::layout::{ClockPage, region as layout};
 use abi::ring::Memory;
 use std::mem::offset_of;
@@ -22,9 +22,9 @@ fn restored(restoring: Restoring) -> Cell {
 
 /// Resets with verification; returns how many pages were put back.
 fn reset(cell: &Cell, generation: u64) -> u32 {
-    cell.reset(generation, true);
+    cell.reset(generation, u64::MAX);
     let answer = cell.answer();
-    let Answer::Reset(pages, _) = answer else { panic!("no reset: {answer:?}") };
+    let Answer::Reset(pages, _, Verified::Whole, _) = answer else { panic!("{answer:?}") };
     assert_eq!(take(cell, guest::FOUND), MARK, "the guest woke in RAM as it was captured");
     pages
 }
@@ -104,10 +104,40 @@ fn a_guest_that_wrote_very_much_is_laid_out_anew() {
     }
 }
 
+#[test]
+fn a_verification_takes_the_time_it_is_given() {
+    let cell = restored(Restoring::Map);
+    let extents = (2..6).map(|generation| {
+        assert_eq!(ask(&cell, guest::DIRTY, 3000), 1);
+        cell.reset(generation, if generation == 2 { 0 } else { 1 });
+        let answer = cell.answer();
+        let Answer::Reset(.., verified, _) = answer else { panic!("{answer:?}") };
+        assert_eq!(take(&cell, guest::FOUND), MARK);
+        verified
+    });
+    let parts = [Verified::Nothing, Verified::Part, Verified::Part, Verified::Part];
+    assert_eq!(extents.collect::<Vec<_>>(), parts);
+    // What comes into being by being read is forgotten: searches and memory stay as they were.
+    let before = mapped_kib(&cell);
+    for generation in 6..40 {
+        let _ = reset(&cell, generation);
+    }
+    assert!(mapped_kib(&cell) <= before + 64, "{} KiB after {before}", mapped_kib(&cell));
+}
+
+/// Memory of any kind that is mapped.
+fn mapped_kib(cell: &Cell) -> u64 {
+    status_kib(cell, "VmRSS:")
+}
+
 fn private_kib(cell: &Cell) -> u64 {
+    status_kib(cell, "RssAnon:")
+}
+
+fn status_kib(cell: &Cell, key: &str) -> u64 {
     let path = format!("/proc/{}/status", cell.child.id());
     let status = std::fs::read_to_string(path).expect("a process");
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
     line.expect("a known key").trim().trim_end_matches(" kB").parse().expect("a number")
 }
 

@@ -239,3 +239,20 @@ fn kept_tables_are_given_back_when_frames_run_out() {
     assert_eq!(state().loaded_root.get(), boot::ROOT);
     assert_eq!(AddressSpace::new().map(|_| ()), None);
 }
+
+#[test]
+fn touched_pages_hold_what_they_held() {
+    let mut space = space();
+    let pages = [Protection::READ_WRITE, Protection::READ, Protection::NONE];
+    for (number, protection) in (0..).zip(pages) {
+        let frame = frame_of(u8::try_from(number).unwrap() + 1);
+        space.map(PAGE + number * PAGE_BYTES, Backing::Frame(frame), protection).unwrap();
+    }
+    space.touch(2, 1);
+    space.touch(100, 100);
+    assert_eq!(state().loaded_root.get(), space.0.root());
+    assert_eq!(space.load_u32(PAGE), Ok(0x0101_0101));
+    assert_eq!(space.load_u32(PAGE + PAGE_BYTES), Ok(0x0202_0202));
+    space.protect(PAGE + 2 * PAGE_BYTES, Protection::READ);
+    assert_eq!(space.load_u32(PAGE + 2 * PAGE_BYTES), Ok(0x0303_0303));
+}

@@ -1,0 +1,210 @@
+//! More than a node can do: offered load in steps up to saturation and past it, and how it is once
+//! the load falls back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use perf::{Arrivals, Latencies, Watch};
+use pilotlight::socket::request::Invoke;
+use serde_json::{Value, json};
+
+use super::super::super::fault::Fault;
+use super::super::lab::Lab;
+use super::super::lines::Landed;
+use super::super::measured::Measured;
+use super::super::program::{PAYLOAD_BYTES, Program, payload};
+use super::super::subject::Subject;
+
+/// Users that ask.
+const USERS: u64 = 4;
+/// Offered load of each step, percent of what the node can do.
+const PERCENT: [u64; 8] = [25, 50, 75, 90, 100, 125, 150, 200];
+/// The load before and after the recovery is watched, and that in between.
+const CALM_PERCENT: u64 = 50;
+const STORM_PERCENT: u64 = 200;
+/// Requests open at once at most: more than a shard takes (`pools.inflight_max`), so that it has to
+/// say so.
+const OPEN_MAX: usize = 2048;
+/// Requests open while it is found out what the node can do.
+const OPEN_FULL: usize = 64;
+/// Parts of the time there is that one step takes.
+const STEPS_PER_LIMIT: u32 = 20;
+
+/// What is asked: the same of each user in turn.
+struct Crowd {
+    users: Vec<String>,
+    function: &'static str,
+    payload: Vec<u8>,
+}
+
+/// What came of one step.
+#[derive(Default)]
+struct Step {
+    latencies: Latencies,
+    busy: Latencies,
+    errors: BTreeMap<String, u64>,
+    /// Answered before the step was over.
+    in_time: u64,
+}
+
+/// Steps of load, then a storm between two calms.
+pub(super) fn measure(lab: &mut Lab<'_>, program: &Program) -> Result<Measured, Fault> {
+    let mut measured = lab.measured();
+    lab.subject.await_warm()?;
+    let users: Vec<String> = (0..USERS).map(|_| lab.subject.new_user()).collect();
+    users.iter().try_for_each(|user| lab.subject.deploy(user, program))?;
+    let crowd = Crowd { users, function: program.name, payload: payload(PAYLOAD_BYTES) };
+    lab.subject.settle()?;
+    let span = (lab.plan.limit / STEPS_PER_LIMIT)
+        .clamp(Duration::from_millis(100), Duration::from_secs(1));
+    let capacity = crowd.capacity(lab.subject, 2 * span)?;
+    measured.extra.insert("capacity_per_second".to_owned(), json!(capacity));
+    let mut steps = Vec::new();
+    for percent in PERCENT {
+        let rate = (capacity * percent / 100).max(1);
+        lab.round(&mut measured, 50, &mut |subject, _, measured| {
+            let step = crowd.step(subject, rate, span, measured)?;
+            steps.push(step.describe(percent, rate, span));
+            Ok(())
+        })?;
+    }
+    measured.extra.insert("steps".to_owned(), steps.into());
+    let mut recovery = Value::Null;
+    lab.round(&mut measured, 50, &mut |subject, _, measured| {
+        recovery = crowd.storm(subject, capacity, 2 * span, measured)?;
+        Ok(())
+    })?;
+    measured.extra.insert("recovery".to_owned(), recovery);
+    for user in &crowd.users {
+        lab.subject.client.remove(user, program.name)?;
+    }
+    Ok(measured)
+}
+
+impl Crowd {
+    fn invoke(&self, number: u64) -> Invoke<'_> {
+        let user = usize::try_from(number % USERS).unwrap_or(0);
+        Invoke { user: &self.users[user], ..Invoke::new(self.function, &self.payload) }
+    }
+
+    /// Invokes per second with always enough to do, after as long a time in which VMs are taken
+    /// and containers made.
+    fn capacity(&self, subject: &mut Subject, span: Duration) -> Result<u64, Fault> {
+        let mut lines = subject.lines(OPEN_FULL)?;
+        let invoke = |number| self.invoke(number);
+        let mut count = 0_u64;
+        let mut took = span;
+        for _ in 0..2 {
+            count = 0;
+            let watch = Watch::start();
+            lines.closed((OPEN_FULL, u64::MAX, span), &invoke, &mut |landed: Landed| {
+                count += u64::from(landed.answer.is_ok());
+                Ok(())
+            })?;
+            took = watch.elapsed();
+        }
+        let per_second = u128::from(count) * 1_000_000_000 / took.as_nanos().max(1);
+        match u64::try_from(per_second) {
+            Ok(per_second) if per_second > 0 => Ok(per_second),
+            _ => Err(Fault::new("the node answers nothing when asked without pause")),
+        }
+    }
+
+    /// One step of load.
+    fn step(
+        &self,
+        subject: &mut Subject,
+        rate: u64,
+        span: Duration,
+        measured: &mut Measured,
+    ) -> Result<Step, Fault> {
+        let mut step = Step::default();
+        let before = subject.vms()?;
+        let arrivals = Arrivals::within(rate, span);
+        let mut lines = subject.lines(OPEN_MAX)?;
+        let watch = Watch::start();
+        let mut take = |landed: Landed| {
+            let took = landed.took;
+            match measured.take(landed, &self.payload)? {
+                Ok(_) => {
+                    step.latencies.record(took);
+                    step.in_time += u64::from(watch.elapsed() <= span);
+                }
+                Err(code) => step.fail(code, took),
+            }
+            Ok(())
+        };
+        let invoke = |number| self.invoke(number);
+        // What is due at the very end may go a little later.
+        let limit = span + span / 20;
+        let departures = lines.depart((0, arrivals, limit), &invoke, &mut take)?;
+        lines.finish(&mut take)?;
+        measured.usage.invokes += arrivals.count() - departures.unsent.len() as u64;
+        for waited in &departures.unsent {
+            step.latencies.record(*waited);
+            *step.errors.entry("unsent".to_owned()).or_default() += 1;
+        }
+        measured.depart(&departures);
+        measured.usage.exits += subject.vms()?.all_exits_since(&before);
+        Ok(step)
+    }
+
+    /// A calm, a storm, a calm, without a pause in between; the medians of the second halves of
+    /// both calms.
+    fn storm(
+        &self,
+        subject: &mut Subject,
+        capacity: u64,
+        span: Duration,
+        measured: &mut Measured,
+    ) -> Result<Value, Fault> {
+        let mut halves = [Latencies::new(), Latencies::new(), Latencies::new()];
+        let arrivals = [CALM_PERCENT, STORM_PERCENT, CALM_PERCENT]
+            .map(|percent| Arrivals::within((capacity * percent / 100).max(1), span));
+        let mut lines = subject.lines(OPEN_MAX)?;
+        let mut take = |landed: Landed| {
+            let (tag, took) = (landed.tag, landed.took);
+            let is_done = measured.take(landed, &self.payload)?.is_ok();
+            if is_done && tag.number >= arrivals[tag.phase].count() / 2 {
+                halves[tag.phase].record(took);
+            }
+            Ok(())
+        };
+        let invoke = |number| self.invoke(number);
+        let mut departed = Vec::new();
+        for (phase, arrivals) in arrivals.into_iter().enumerate() {
+            departed.push(lines.depart((phase, arrivals, span), &invoke, &mut take)?);
+        }
+        lines.finish(&mut take)?;
+        departed.iter().for_each(|departures| measured.depart(departures));
+        let [before, _, after] = halves.map(|half| half.summary().p50);
+        Ok(json!({
+            "span_seconds": span.as_secs_f64(),
+            "before_p50_nanos": before,
+            "after_p50_nanos": after,
+            "after_to_before": (after as f64 / before.max(1) as f64 * 1000.0).round() / 1000.0,
+        }))
+    }
+}
+
+impl Step {
+    fn fail(&mut self, code: String, took: Duration) {
+        if code == "busy" {
+            self.busy.record(took);
+        }
+        *self.errors.entry(code).or_default() += 1;
+    }
+
+    fn describe(&self, percent: u64, rate: u64, span: Duration) -> Value {
+        let busy = (self.busy.count() > 0).then(|| self.busy.summary());
+        json!({
+            "percent": percent,
+            "offered_per_second": rate,
+            "answered_per_second": (self.in_time as f64 / span.as_secs_f64()).round(),
+            "count": self.latencies.count(),
+            "latency_nanos": self.latencies.summary(),
+            "errors": self.errors,
+            "busy_nanos": busy,
+        })
+    }
+}
