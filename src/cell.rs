@@ -327,33 +327,24 @@ impl Nursery {
     fn spawn_process(&self, vm: u64) -> Result<(Infant, OwnedFd), String> {
         let broken = |error: io::Error| format!("the VMM process could not be started: {error}");
         let (ours, theirs) = message::pair().map_err(broken)?;
-        let child = Command::new(format!("/proc/self/fd/{}", self.vmm.as_raw_fd()))
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.vmm.as_raw_fd()));
+        command
             .env_clear()
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .map_err(broken)?;
-        let pid = Pid::from_child(&child);
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
-        let mut infant = match pidfd {
-            Ok(pidfd) => Infant { vm, child, pidfd, group: None },
-            Err(error) => {
-                let mut child = child;
-                drop((child.kill(), child.wait()));
-                return Err(broken(error.into()));
-            }
-        };
+            .stderr(Stdio::inherit());
         let limit = self.ram_bytes + OVERHEAD_BYTES;
-        match self.cgroups.confine(&format!("vm-{vm}"), infant.child.id(), limit) {
-            Ok(group) => infant.group = Some(group),
+        let spawned = self.cgroups.spawn(&mut command, &format!("vm-{vm}"), limit);
+        let (mut child, group) = spawned.map_err(|error| {
+            format!("the VMM process could not be started under limits: {error}")
+        })?;
+        match rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+            Ok(pidfd) => Ok((Infant { vm, child, pidfd, group: Some(group) }, ours)),
             Err(error) => {
-                infant.kill();
-                infant.reap();
-                return Err(format!("the VMM could not be put under limits: {error}"));
+                drop((child.kill(), child.wait()));
+                Err(broken(error.into()))
             }
         }
-        Ok((infant, ours))
     }
 
     fn send_start(

@@ -2,13 +2,19 @@
 //! the resource limits each VMM sets for itself.
 //!
 //! Each VMM gets a group of its own under `pilotlight-<node pid>-<number>`; the group goes when the
-//! VMM is gone. What a node that was killed left behind goes when the next one starts. Writing a group's files may take milliseconds (the kernel waits for grace periods), so
-//! all of this runs on the cell keeper's thread, never on a shard.
+//! VMM is gone. What a node that was killed left behind goes when the next one starts.
+//!
+//! To move a process into a group, the kernel keeps all others from starting threads, and waits
+//! 10 ms for that where nobody has moved one lately. A thread that moves itself waits for nothing,
+//! and what it starts is in its group: so where threads can move (version 1) the starting thread
+//! visits the group. Writing a group's files may still take milliseconds, so all of this runs on
+//! the cell keeper's thread, never on a shard.
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Nodes this process has had.
@@ -26,8 +32,9 @@ const CPU_QUOTA_MICROS: u64 = 110_000;
 pub(crate) enum Cgroups {
     /// One hierarchy; the path is the group VMM groups are made in.
     V2(PathBuf),
-    /// One hierarchy per controller; memory's and cpu's, in that order.
-    V1([PathBuf; 2]),
+    /// One hierarchy per controller; memory's and cpu's, in that order, each with the group VMM
+    /// groups are made in and the one this process is in.
+    V1 { places: [PathBuf; 2], homes: [PathBuf; 2] },
     /// Neither can be written; the text says why.
     None(String),
 }
@@ -36,7 +43,7 @@ impl fmt::Display for Cgroups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::V2(path) => write!(f, "version 2 at {}", path.display()),
-            Self::V1(paths) => write!(f, "version 1 at {}", paths[0].display()),
+            Self::V1 { places, .. } => write!(f, "version 1 at {}", places[0].display()),
             Self::None(why) => write!(f, "none ({why}): resource limits only"),
         }
     }
@@ -80,20 +87,51 @@ impl Cgroups {
         let paths = ["memory", "cpu"].map(|name| Path::new(MOUNT).join(name).join(group));
         paths.iter().filter_map(|path| path.parent()).for_each(sweep);
         paths.iter().try_for_each(|path| create(path))?;
-        Ok(Self::V1(paths))
+        let homes = ["memory", "cpu"].map(|name| {
+            let own = own_group_of(name).unwrap_or_default();
+            Path::new(MOUNT).join(name).join(own.trim_start_matches('/'))
+        });
+        Ok(Self::V1 { places: paths, homes })
     }
 
-    /// Puts a process into a group of its own with these limits.
+    /// Starts a process in a group of its own with these limits.
     ///
     /// # Errors
-    /// What the host answered; the process stays where it was.
-    pub(crate) fn confine(&self, name: &str, pid: u32, memory_bytes: u64) -> io::Result<Group> {
+    /// What the host answered; there is no process then.
+    pub(crate) fn spawn(
+        &self,
+        command: &mut Command,
+        name: &str,
+        memory_bytes: u64,
+    ) -> io::Result<(Child, Group)> {
+        let group = self.make(name, memory_bytes)?;
+        if let Self::V1 { homes, .. } = self {
+            // A host that does not let this thread move has its ways with processes.
+            if let Ok(visit) = Visit::pay(&group, homes) {
+                let mut child = command.spawn();
+                if let (Err(error), Ok(child)) = (visit.end(), &mut child) {
+                    drop((child.kill(), child.wait()));
+                    return Err(error);
+                }
+                return child.map(|child| (child, group));
+            }
+        }
+        let mut child = command.spawn()?;
+        if let Err(error) = group.take_in(child.id()) {
+            drop((child.kill(), child.wait()));
+            return Err(error);
+        }
+        Ok((child, group))
+    }
+
+    /// Makes a group with these limits.
+    fn make(&self, name: &str, memory_bytes: u64) -> io::Result<Group> {
         let memory = memory_bytes.to_string();
         let (memory_file, places) = match self {
             Self::None(_) => return Ok(Group(Vec::new())),
             Self::V2(path) => ("memory.max", vec![path.join(name)]),
-            Self::V1(paths) => {
-                ("memory.limit_in_bytes", paths.iter().map(|path| path.join(name)).collect())
+            Self::V1 { places, .. } => {
+                ("memory.limit_in_bytes", places.iter().map(|path| path.join(name)).collect())
             }
         };
         let group = Group(places);
@@ -106,9 +144,6 @@ impl Cgroups {
             fs::write(last.join("cpu.cfs_period_us"), CPU_PERIOD_MICROS.to_string())?;
             fs::write(last.join("cpu.cfs_quota_us"), CPU_QUOTA_MICROS.to_string())?;
         }
-        for place in &group.0 {
-            fs::write(place.join("cgroup.procs"), pid.to_string())?;
-        }
         Ok(group)
     }
 
@@ -117,7 +152,9 @@ impl Cgroups {
         match self {
             Self::None(_) => {}
             Self::V2(path) => drop(fs::remove_dir(path)),
-            Self::V1(paths) => paths.iter().for_each(|path| drop(fs::remove_dir(path))),
+            Self::V1 { places, .. } => {
+                places.iter().for_each(|path| drop(fs::remove_dir(path)));
+            }
         }
     }
 }
@@ -125,6 +162,38 @@ impl Cgroups {
 /// One VMM's group; dropping it removes it, which works once the process is gone.
 #[derive(Debug)]
 pub(crate) struct Group(Vec<PathBuf>);
+
+impl Group {
+    fn take_in(&self, pid: u32) -> io::Result<()> {
+        let mut places = self.0.iter();
+        places.try_for_each(|place| fs::write(place.join("cgroup.procs"), pid.to_string()))
+    }
+}
+
+/// This thread is in a VMM's group, for as short as starting it takes.
+struct Visit<'a> {
+    homes: &'a [PathBuf; 2],
+}
+
+impl<'a> Visit<'a> {
+    fn pay(group: &Group, homes: &'a [PathBuf; 2]) -> io::Result<Self> {
+        let visit = Self { homes };
+        let entered = group.0.iter().try_for_each(|place| move_here(place));
+        match entered {
+            Ok(()) => Ok(visit),
+            Err(error) => visit.end().and(Err(error)),
+        }
+    }
+
+    fn end(self) -> io::Result<()> {
+        self.homes.iter().try_for_each(|home| move_here(home))
+    }
+}
+
+/// Moves this thread, and no other, into a group of version 1.
+fn move_here(group: &Path) -> io::Result<()> {
+    fs::File::options().write(true).open(group.join("tasks"))?.write_all(b"0")
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -163,4 +232,60 @@ fn own_group(prefix: &str) -> io::Result<String> {
     let text = fs::read_to_string("/proc/self/cgroup")?;
     let line = text.lines().find_map(|line| line.strip_prefix(prefix));
     line.map(str::to_owned).ok_or_else(|| io::Error::other("this process is in no group"))
+}
+
+/// The group this process is in, of a controller's hierarchy of version 1.
+fn own_group_of(controller: &str) -> Option<String> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mut groups = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+    let own = groups.find(|(names, _)| names.split(',').any(|name| name == controller));
+    own.map(|(_, path)| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Stdio;
+
+    fn groups_of(process: &str) -> String {
+        fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap()
+    }
+
+    #[test]
+    fn a_process_starts_in_its_group_and_this_thread_stays_where_it_was() {
+        let cgroups = Cgroups::prepare();
+        let before = groups_of("thread-self");
+        let mut command = Command::new("sleep");
+        command.arg("60").stdin(Stdio::null());
+        let (mut child, group) = cgroups.spawn(&mut command, "vm-test", 64 << 20).unwrap();
+        let (found, after) = (groups_of(&child.id().to_string()), groups_of("thread-self"));
+        drop((child.kill(), child.wait()));
+        let places = group.0.clone();
+        drop(group);
+        cgroups.remove();
+        assert_eq!(found.matches("/vm-test").count(), places.len(), "{found}");
+        assert_eq!(before, after);
+        assert!(places.iter().all(|place| !place.exists()), "{places:?}");
+    }
+
+    #[test]
+    fn a_visit_moves_one_thread() {
+        let cgroups = Cgroups::prepare();
+        // Where there are no groups of version 1, nobody visits one.
+        if let Cgroups::V1 { homes, .. } = &cgroups {
+            let group = cgroups.make("vm-test", 64 << 20).unwrap();
+            let seen = std::thread::scope(|scope| {
+                let visitor = scope.spawn(|| {
+                    let visit = Visit::pay(&group, homes).unwrap();
+                    let seen = ["thread-self", "self"].map(groups_of);
+                    visit.end().unwrap();
+                    seen
+                });
+                visitor.join().unwrap()
+            });
+            drop(group);
+            assert_eq!(seen.map(|groups| groups.matches("/vm-test").count()), [2, 0]);
+        }
+        cgroups.remove();
+    }
 }

@@ -387,12 +387,20 @@ impl Engine {
                 None
             }
             Package::Closed => {
-                *package = Package::Opening;
-                let job = Job::Open { shard: self.shard, package: wanted.package, digest };
+                self.open(wanted.package);
                 self.waiting_loads.push(wanted);
-                self.librarian.ask(job);
                 None
             }
+        }
+    }
+
+    /// Has a package verified, unless that is done or under way: an invoke that waits for its VM
+    /// need not wait for that as well.
+    pub(super) fn open(&mut self, wanted: PackageRef) {
+        let (digest, package) = self.catalog.package(wanted);
+        if matches!(package, Package::Closed) {
+            *package = Package::Opening;
+            self.librarian.ask(Job::Open { shard: self.shard, package: wanted, digest });
         }
     }
 

@@ -273,7 +273,14 @@ impl Engine {
             running.marks.placed = super::moment();
         }
         let is_refused = self.answers.last().is_some_and(|(answered, _)| *answered == invoke);
-        if let Some(hand) = hand.filter(|_| !is_refused) {
+        if is_refused {
+            return;
+        }
+        if self.running.get(&invoke).is_some_and(|running| running.vm.is_none()) {
+            // It waits for a VM; meanwhile its package is verified.
+            self.open(arrival.facts.package);
+        }
+        if let Some(hand) = hand {
             self.keep_body(invoke, hand.body, now);
         }
     }
