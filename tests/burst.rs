@@ -10,7 +10,7 @@ use pilotlight::config::PoolLimits;
 use pilotlight::credential::ActiveKey;
 use pilotlight::invoke::{Contract, Freshness, InvokeId, Nanos, Status, User, VmId};
 use pilotlight::pool::{
-    Arrival, Effect, Event, FunctionFacts, FunctionRef, PackageRef, Pool, RetireReason,
+    Arrival, Effect, Event, FunctionFacts, FunctionRef, PackageRef, Pool, RetireReason, SnapshotRef,
 };
 use pilotlight::socket::answer::Answer;
 
@@ -94,6 +94,7 @@ impl Calm {
         let facts = FunctionFacts {
             function: FunctionRef(1),
             package: PackageRef(1),
+            snapshot: SnapshotRef(1),
             package_bytes: 1,
             contract: Contract::Program,
             freshness: Freshness::Reuse,

@@ -216,7 +216,7 @@ mod tests {
     use crate::config::Config;
     use crate::credential::ActiveKey;
     use crate::invoke::{Contract, Freshness};
-    use crate::pool::{FunctionFacts, FunctionRef, PackageRef};
+    use crate::pool::{FunctionFacts, FunctionRef, PackageRef, SnapshotRef};
 
     const MILLI: Nanos = 1_000_000;
     /// How long each may wait.
@@ -231,6 +231,7 @@ mod tests {
         let facts = FunctionFacts {
             function: FunctionRef(1),
             package: PackageRef(1),
+            snapshot: SnapshotRef(1),
             package_bytes: 1,
             contract: Contract::Stream,
             freshness: Freshness::Reuse,
