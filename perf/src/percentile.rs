@@ -52,7 +52,7 @@ mod tests {
         }));
         let median = curve.iter().find(|point| point.quantile >= 0.5).unwrap();
         assert_eq!((median.quantile, median.nanos), (0.5, latencies.summary().p50));
-        assert!(curve.iter().filter(|point| point.quantile > 0.99).count() > 30, "{curve:?}");
+        assert!(curve.iter().filter(|point| point.quantile > 0.99).count() >= 20, "{curve:?}");
     }
 
     #[test]

@@ -27,12 +27,15 @@ pub(super) enum Pool {
     Empty,
 }
 
-/// Invokes of users never seen before, one after the other. Somebody else has deployed the same
-/// program a while ago, so the node has a snapshot of it, as of any program that is in use.
+/// Invokes of users never seen before, one after the other. Where VMs are warm, somebody else has
+/// deployed the same program a while ago, so the node has a snapshot of it, as of any that is in
+/// use.
 pub(super) fn measure(lab: &mut Lab<'_>, program: &Program, pool: Pool) -> Result<Measured, Fault> {
     let other = lab.subject.new_user();
-    lab.subject.deploy(&other, program)?;
-    lab.subject.settle()?;
+    if pool == Pool::Warm {
+        lab.subject.deploy(&other, program)?;
+        lab.subject.settle()?;
+    }
     let mut measured = lab.measured();
     let mut unknown = Latencies::new();
     let mut users = 0;
@@ -49,7 +52,9 @@ pub(super) fn measure(lab: &mut Lab<'_>, program: &Program, pool: Pool) -> Resul
     if unknown.count() > 0 {
         measured.extra.insert("unknown_program_nanos".to_owned(), json!(unknown.summary()));
     }
-    lab.subject.forget(&other, program);
+    if pool == Pool::Warm {
+        lab.subject.forget(&other, program);
+    }
     Ok(measured)
 }
 
