@@ -14,7 +14,7 @@ const TICKS: u32 = 5;
 /// let mut latencies = perf::Latencies::new();
 /// latencies.record(std::time::Duration::from_micros(17));
 /// let text = perf::Hgrm::new(&latencies, 1000.0).to_string();
-/// assert!(text.contains("17.007     1.000000000000          1"), "{text}");
+/// assert!(text.contains("17.007 1.000000000000          1"), "{text}");
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Hgrm<'a> {
