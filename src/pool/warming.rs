@@ -144,8 +144,9 @@ impl Warming {
         self.retarget(limits);
     }
 
-    /// An invoke of a function of this snapshot took a warm VM. It counts for its own kind, if there is one, even
-    /// when it had to take one of the base; what its kind may not follow counts for the base.
+    /// An invoke of a function of this snapshot took a warm VM. It counts for its own kind, if there
+    /// is one, even when it had to take one of the base; what its kind may not follow counts for the
+    /// base.
     fn note_take(&mut self, snapshot: SnapshotRef, limits: &PoolLimits, now: Nanos) {
         let mut functions = self.functions.iter_mut();
         let own = functions.find(|(known, _)| known.snapshot == snapshot).map(|(_, kind)| kind);
