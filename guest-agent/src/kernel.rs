@@ -104,6 +104,7 @@ impl Kernel {
         self.world.seed(seed);
         self.processes.set_vm(self.region.load_u64(region::VM));
         self.region.store_u64(region::DEADLINE, NEVER);
+        self.region.store_u64(region::PREEMPT_ENTRY, machine::user::preempt_entry());
         self.armed_nanos = NEVER;
         self.touch = Touch::new();
         if self.agent.is_prepared_anew() {
@@ -139,19 +140,25 @@ impl Kernel {
         let Some(task) = self.processes.take_next() else { return };
         let slice_end = now + SLICE_NANOS;
         let mut has_others = false;
-        self.arm(self.next_deadline().min(now + LOOK_NANOS), now);
+        let mut until = self.next_deadline().min(now + LOOK_NANOS);
+        self.arm(until, now);
         self.processes.begin_turn(task, now);
         let turn = loop {
             // Others may have become ready by what the task just did.
             if !has_others && self.processes.has_ready() {
                 has_others = true;
-                self.arm(slice_end, now);
+                until = slice_end;
+                self.arm(until, now);
             }
             let turn = turn::run(&mut self.processes, task);
             if turn != Turn::Goes {
                 break turn;
             }
             if self.agent.has_input() || self.agent.has_output() || self.processes.has_notice() {
+                break Turn::Goes;
+            }
+            // The VMM takes the CPU from a program, never from its calls.
+            if monotonic_nanos() >= until {
                 break Turn::Goes;
             }
         };

@@ -205,6 +205,62 @@ static void vectors(void) {
     join(threads, 16);
 }
 
+/* All general registers, the direction and alignment check flags and the words below the stack pointer
+ * are a thread's, wherever the CPU is taken from it: it computes for several time slices, without a call. */
+static void *keep_registers(void *number) {
+    unsigned long wrong = 0x0101010101010101 * (unsigned long)((long)number + 1);
+    __asm__ volatile(
+        "push %%rbp\n sub $256, %%rsp\n"
+        "lea 1(%%rax), %%rbx\n"
+        "lea 2(%%rax), %%rcx\n"
+        "lea 3(%%rax), %%rdx\n"
+        "lea 4(%%rax), %%rsi\n"
+        "lea 5(%%rax), %%rdi\n"
+        "lea 6(%%rax), %%rbp\n"
+        "lea 7(%%rax), %%r8\n"
+        "lea 8(%%rax), %%r9\n"
+        "lea 9(%%rax), %%r10\n"
+        "lea 10(%%rax), %%r11\n"
+        "lea 11(%%rax), %%r12\n"
+        "lea 12(%%rax), %%r13\n"
+        "lea 13(%%rax), %%r14\n"
+        "lea 14(%%rax), %%r15\n"
+        "pushfq\n orl $0x40400, (%%rsp)\n popfq\n"
+        "mov %%rax, -24(%%rsp)\n movq $0, -40(%%rsp)\n movq $20000000, -16(%%rsp)\n"
+        "1: subq $1, -16(%%rsp)\n jnz 1b\n"
+        "pushfq\n popq -32(%%rsp)\n"
+        "pushfq\n andl $~0x40400, (%%rsp)\n popfq\n"
+        "sub -24(%%rsp), %%rbx\n sub $1, %%rbx\n or %%rbx, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%rcx\n sub $2, %%rcx\n or %%rcx, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%rdx\n sub $3, %%rdx\n or %%rdx, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%rsi\n sub $4, %%rsi\n or %%rsi, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%rdi\n sub $5, %%rdi\n or %%rdi, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%rbp\n sub $6, %%rbp\n or %%rbp, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%r8\n sub $7, %%r8\n or %%r8, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%r9\n sub $8, %%r9\n or %%r9, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%r10\n sub $9, %%r10\n or %%r10, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%r11\n sub $10, %%r11\n or %%r11, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%r12\n sub $11, %%r12\n or %%r12, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%r13\n sub $12, %%r13\n or %%r13, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%r14\n sub $13, %%r14\n or %%r14, -40(%%rsp)\n"
+        "sub -24(%%rsp), %%r15\n sub $14, %%r15\n or %%r15, -40(%%rsp)\n"
+        "xor -24(%%rsp), %%rax\n or %%rax, -40(%%rsp)\n"
+        "andl $0x40400, -32(%%rsp)\n xorl $0x40400, -32(%%rsp)\n"
+        "mov -40(%%rsp), %%rax\n mov -32(%%rsp), %%ebx\n or %%rbx, %%rax\n"
+        "add $256, %%rsp\n pop %%rbp"
+        : "+a"(wrong)
+        :
+        : "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc");
+    CHECK(wrong == 0);
+    return 0;
+}
+
+static void registers(void) {
+    pthread_t threads[4];
+    start(threads, 4, keep_registers);
+    join(threads, 4);
+}
+
 static atomic_int signalled, stops;
 
 static void on_signal(int number) {
@@ -314,7 +370,7 @@ static void misbehave(const char *how) {
 
 static const struct { const char *name; void (*run)(void); } steps[] = {
     {"counting", counting}, {"ping_pong", ping_pong}, {"many", many}, {"robust_lock", robust_lock},
-    {"semaphores", semaphores}, {"vectors", vectors}, {"signals", signals}, {"areas", areas},
+    {"semaphores", semaphores}, {"vectors", vectors}, {"registers", registers}, {"signals", signals}, {"areas", areas},
 };
 
 int main(int argc, char **argv) {

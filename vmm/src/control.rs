@@ -26,6 +26,11 @@ const REASON_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
 /// ready, so it polls for 50 us and halts.
 const REST_LIMIT_NANOS: u64 = 1_000_000_000;
 
+/// How soon a guest whose kernel ran when its program was to be interrupted is looked at again. Such a
+/// kernel looks at the time itself before it goes on with a program, so that this is for the few
+/// instructions in between; sooner would be an exit each time for one that is just busy.
+const RETRY_NANOS: u64 = 5_000_000;
+
 /// Sends a reply; a node that is gone does not miss it.
 pub(crate) fn reply(socket: impl AsFd, reply: &Reply<'_>) {
     let mut buffer = [0; MESSAGE_BYTES_MAX];
@@ -123,8 +128,8 @@ impl Control {
             // again would cost it more than this look costs us.
             let wanted = self.region.load_u64(layout::DEADLINE);
             *deadline = (now < wanted && wanted != u64::MAX).then_some(wanted);
-            if wanted <= now {
-                self.preempt.fire();
+            if wanted <= now && self.preempt.fire() {
+                *deadline = Some(now + RETRY_NANOS);
             }
         }
         if has_message {

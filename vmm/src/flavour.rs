@@ -1,7 +1,7 @@
 //! How the host runs guests, and what of its CPU a guest may use.
 //!
-//! On stock KVM the guest's CPUID and XCR0 are ours to set. On PVM neither is trapped: programs see
-//! the host's, so the guest is told the host's XCR0 and must save all of it.
+//! On stock KVM the guest's CPUID and XCR0 are ours to set. On PVM XCR0 is the host's, and so is what
+//! CPUID says except on Intel CPUs: the guest is told the host's XCR0 and must save all of it.
 
 use crate::gone::{Doing, Gone};
 use crate::kvm;

@@ -111,6 +111,7 @@ impl Shell {
             vm.set_tss_address(TSS_ADDRESS).doing("reserve the TSS pages")?;
         }
         vcpu.set_sync_valid_reg(SyncReg::Register);
+        vcpu.set_sync_valid_reg(SyncReg::VcpuEvents);
         Ok(Self { vm, vcpu, cpu })
     }
 

@@ -11,7 +11,9 @@
 //! Preemption: the control thread sends a signal; its handler sets `immediate_exit`, so that a
 //! signal that arrives just before `KVM_RUN` is not lost. The interrupt is injected as soon as
 //! the guest can take one, which is only in user mode. Kernel and user are told apart by the
-//! sign of RIP: selectors cannot be trusted on PVM.
+//! sign of RIP: selectors cannot be trusted on PVM. A guest there that enters programs without
+//! KVM's knowledge names an entry instead, at which it is made to go on; while its kernel runs, the
+//! control thread tries again soon.
 
 use crate::clock::{Clock, ClockWriter};
 use crate::gone::{Doing, Gone};
@@ -19,7 +21,7 @@ use crate::kvm;
 use crate::machine::Shell;
 use crate::order::{Order, Orders};
 use abi::control::status;
-use abi::layout::{PORT_PANIC, PORT_READY, VECTOR_PREEMPT, region as layout};
+use abi::layout::{Flavour, PORT_PANIC, PORT_READY, VECTOR_PREEMPT, region as layout};
 use abi::ring::Memory;
 use kvm_bindings::{kvm_regs, kvm_vcpu_events};
 use kvm_ioctls::{SyncReg, VcpuExit};
@@ -30,6 +32,9 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+/// Flags of a kernel that was entered: the bit that is always set.
+const RFLAGS_KERNEL: u64 = 2;
 
 /// `immediate_exit` of this process' vCPU, for the signal handler.
 static IMMEDIATE_EXIT: AtomicPtr<u8> = AtomicPtr::new(null_mut());
@@ -72,7 +77,7 @@ impl Preempt {
         self.is_armed.store(true, Ordering::Relaxed);
     }
 
-    /// The guest went idle: its deadline is now the wait's.
+    /// The guest went idle: its deadline is now the wait's. Or it was interrupted.
     fn disarm(&self) {
         // ordering: relaxed; see `arm`.
         self.is_armed.store(false, Ordering::Relaxed);
@@ -85,12 +90,15 @@ impl Preempt {
         unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGRTMIN()) };
     }
 
-    /// The deadline passed: interrupts the vCPU, unless it went idle meanwhile.
-    pub(crate) fn fire(&self) {
+    /// The deadline passed: interrupts the vCPU, unless it went idle meanwhile or was interrupted.
+    /// Returns whether it tried.
+    pub(crate) fn fire(&self) -> bool {
         // ordering: relaxed; see `arm`.
-        if self.is_armed.swap(false, Ordering::Relaxed) {
+        let is_armed = self.is_armed.load(Ordering::Relaxed);
+        if is_armed {
             self.kick();
         }
+        is_armed
     }
 }
 
@@ -257,6 +265,31 @@ impl Vcpu {
         }
     }
 
+    /// Takes the CPU from the program that runs, if one does.
+    fn preempt(&mut self) {
+        let entry = self.region.load_u64(layout::PREEMPT_ENTRY);
+        let is_of_kernel = entry.cast_signed() < 0;
+        if self.shell.cpu.flavour == Flavour::Stock || !is_of_kernel {
+            self.preempt.disarm();
+            self.wants_interrupt = true;
+            return;
+        }
+        let sync = self.shell.vcpu.sync_regs_mut();
+        let events = &sync.events;
+        // An event on its way is the program's: it would meet the kernel's first instruction.
+        let has_event = events.exception.injected | events.exception.pending | events.nmi.injected;
+        if sync.regs.rip.cast_signed() < 0 || has_event != 0 {
+            // Still armed: the control thread comes again.
+            return;
+        }
+        self.region.store_u64(layout::PREEMPTED_RIP, sync.regs.rip);
+        self.region.store_u64(layout::PREEMPTED_RFLAGS, sync.regs.rflags);
+        (sync.regs.rip, sync.regs.rflags) = (entry, RFLAGS_KERNEL);
+        self.shell.vcpu.set_sync_dirty_reg(SyncReg::Register);
+        self.preempt.disarm();
+        self.count(status::INTERRUPTS, 1);
+    }
+
     /// Injects the interrupt the guest is due, or asks to be told when it can take one.
     fn inject(&mut self) -> Result<(), Gone> {
         if !self.wants_interrupt {
@@ -291,7 +324,7 @@ impl Vcpu {
         match exit {
             Exit::Signal => {
                 self.shell.vcpu.set_kvm_immediate_exit(0);
-                self.wants_interrupt = true;
+                self.preempt();
                 Ok(())
             }
             Exit::Window | Exit::Halt => Ok(()),

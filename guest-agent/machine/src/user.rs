@@ -13,7 +13,7 @@
 mod context;
 mod extended;
 #[cfg(target_os = "none")]
-mod enter;
+pub(crate) mod enter;
 
 pub use context::{Context, Register};
 pub(crate) use extended::Area;
@@ -73,6 +73,17 @@ impl Trap {
             _ => Self::Fault { vector, code },
         }
     }
+}
+
+/// Where the kernel has to be made to go on when the CPU is taken from a program, which
+/// `region::PREEMPT_ENTRY` tells the VMM; 0 for an interrupt.
+#[must_use]
+pub fn preempt_entry() -> u64 {
+    #[cfg(target_os = "none")]
+    let entry = enter::preempt_entry();
+    #[cfg(not(target_os = "none"))]
+    let entry = 0;
+    entry
 }
 
 /// Runs a program until it traps.

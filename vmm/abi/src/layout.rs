@@ -66,7 +66,8 @@ pub const PORT_READY: u16 = 0x518;
 /// 4-byte `out` that leaves to the VMM: the kernel cannot go on. Its message is in
 /// [`region::PANIC`].
 pub const PORT_PANIC: u16 = 0x51c;
-/// Vector of the interrupt by which the VMM preempts user mode.
+/// Vector of the interrupt by which the VMM preempts user mode, unless the guest names a
+/// [`region::PREEMPT_ENTRY`].
 pub const VECTOR_PREEMPT: u8 = 0x30;
 
 /// MSR that switches a page-table hypervisor (PVM) to native kernel execution.
@@ -154,6 +155,16 @@ pub mod region {
     pub const DEADLINE: u32 = 0x0;
     /// Written by the guest: bytes of the message at [`PANIC`].
     pub const PANIC_BYTES: u32 = 0x8;
+    /// Written by the guest: where in its kernel it goes on when the VMM takes the CPU from a program
+    /// (virtual address); 0 while that takes [`super::VECTOR_PREEMPT`]. A kernel enters programs by a
+    /// jump where that saves a trap ([`super::Flavour::Pvm`]), and KVM then takes them for the kernel,
+    /// which it never interrupts.
+    pub const PREEMPT_ENTRY: u32 = 0x10;
+    /// Written by the VMM: the program's RIP when it made the guest go on at [`PREEMPT_ENTRY`]. All
+    /// other registers but RFLAGS are still the program's there.
+    pub const PREEMPTED_RIP: u32 = 0x18;
+    /// Written by the VMM: the program's RFLAGS, as for [`PREEMPTED_RIP`].
+    pub const PREEMPTED_RFLAGS: u32 = 0x20;
     /// Written by the guest: what its kernel said before it gave up (UTF-8).
     pub const PANIC: u32 = 0x100;
     /// Room at [`PANIC`].

@@ -9,6 +9,7 @@ use crate::frame::FrameTable;
 use crate::physical;
 use crate::port;
 use crate::state::state;
+use crate::user::enter;
 
 unsafe extern "Rust" {
     /// The kernel proper; the guest's binary defines it.
@@ -34,7 +35,9 @@ extern "C" fn start() -> ! {
     state().ram_bytes.set(info.ram_bytes);
     state().info.set(Some(info));
     let flavour = Flavour::from_number(info.flavour);
-    descriptor::install(flavour.unwrap_or_else(|| port::panic("boot-info names no flavour")));
+    let flavour = flavour.unwrap_or_else(|| port::panic("boot-info names no flavour"));
+    descriptor::install(flavour);
+    enter::choose(flavour);
     // SAFETY: the VMM says where RAM is free, and nothing has used any of it yet.
     let frames = unsafe { FrameTable::new(&info) };
     state().frames.replace(frames);

@@ -185,6 +185,12 @@ impl Context {
         is_user
     }
 
+    /// Whether it traps behind its next instruction.
+    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the host enters no program"))]
+    pub(super) fn is_traced(&self) -> bool {
+        self.rflags & FLAG_TRAP != 0
+    }
+
     /// Clears what SYSRET or IRET must not see, before the program is entered.
     #[cfg_attr(
         not(any(target_os = "none", test)),

@@ -8,28 +8,43 @@
 //!   push callee-saved              registers ─► context
 //!   RUNNING = context              RUNNING = 0
 //!   registers ◄─ context           RSP = KERNEL_STACK, pop callee-saved
-//!   sysretq | iretq                ret  (to whoever called enter_program)
+//!   sysretq | iretq | jmp          ret  (to whoever called enter_program)
 //! ```
+//! On a page-table hypervisor both run at the CPU's one privilege level, and SYSRET and IRET are
+//! traps to the host, each as dear as a system call. There programs are entered by a jump
+//! (`docs/decisions/0115-programs-entered-by-a-jump.md`). The host then takes a program for the kernel and
+//! sends it no interrupt, so the VMM makes it go on at `preempted` instead.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use abi::layout::{DIRECT_MAP, Flavour, REGION_GPA, VECTOR_PREEMPT, region};
 
 use super::{Context, Trap};
 use crate::boot;
 use crate::descriptor::{USER_CODE, USER_DATA};
 use crate::instruction;
 
+/// The region in the direct map.
+const REGION: u64 = DIRECT_MAP + REGION_GPA;
+
 /// The kernel's RSP while a program runs.
 static KERNEL_STACK: AtomicU64 = AtomicU64::new(0);
 /// The context that runs; 0 while the kernel does.
 static RUNNING: AtomicU64 = AtomicU64::new(0);
+/// The way in.
+static IS_ENTERED_BY_JUMP: AtomicBool = AtomicBool::new(false);
 /// The program's RSP for the few instructions that have no other place for it.
 static SCRATCH: AtomicU64 = AtomicU64::new(0);
 
 unsafe extern "C" {
     /// Enters the program. Returns 0 behind a system call, 1 behind any other trap.
     fn enter_program(context: *mut Context) -> u64;
+    /// The same without a trap. No flag of the context may be one that takes effect before the
+    /// program is there.
+    fn jump_to_program(context: *mut Context) -> u64;
+    static preempted: u8;
 }
 
 /// Runs a program until it traps.
@@ -40,7 +55,13 @@ pub(super) fn enter(context: &mut Context) -> Trap {
     // SAFETY: the context's RIP is in the user half and its flags are a program's (checked by
     // the caller and just above), the loaded root holds the kernel half, and the stubs fill the
     // context and return here on the same stack.
-    let is_trap = unsafe { enter_program(&raw mut *context) } != 0;
+    let is_trap = unsafe {
+        if IS_ENTERED_BY_JUMP.load(Ordering::Relaxed) && !context.is_traced() {
+            jump_to_program(&raw mut *context)
+        } else {
+            enter_program(&raw mut *context)
+        }
+    } != 0;
     (context.fs_base, context.gs_base) = instruction::segment_bases();
     context.is_in_syscall = u64::from(!is_trap);
     if is_trap {
@@ -49,6 +70,17 @@ pub(super) fn enter(context: &mut Context) -> Trap {
     } else {
         Trap::Syscall
     }
+}
+
+/// Chooses the way in. Called once, at boot.
+pub(crate) fn choose(flavour: Flavour) {
+    // ordering: relaxed, here and elsewhere; the kernel has one thread of execution.
+    IS_ENTERED_BY_JUMP.store(flavour == Flavour::Pvm, Ordering::Relaxed);
+}
+
+/// Where the kernel goes on when the VMM takes the CPU from a program; 0 for an interrupt.
+pub(super) fn preempt_entry() -> u64 {
+    if IS_ENTERED_BY_JUMP.load(Ordering::Relaxed) { (&raw const preempted).addr() as u64 } else { 0 }
 }
 
 /// A fault in the kernel itself; it does not return.
@@ -119,6 +151,50 @@ global_asm!(
     "  mov rax, [rdi]",
     "  mov rdi, [rdi + 56]",
     "  iretq",
+    ".global jump_to_program",
+    ".balign 64",
+    "jump_to_program:",
+    "  push rbp",
+    "  push rbx",
+    "  push r12",
+    "  push r13",
+    "  push r14",
+    "  push r15",
+    "  mov [rip + {kernel_stack}], rsp",
+    "  mov [rip + {running}], rdi",
+    "  for_most_registers load_from_rdi",
+    "  push [rdi + {rflags}]",
+    "  popfq",
+    // No instruction from here on changes flags.
+    "  mov rcx, [rdi + {rip}]",
+    "  mov [rip + {scratch}], rcx",
+    "  mov rcx, [rdi + 8]",
+    "  mov r11, [rdi + 88]",
+    "  mov rax, [rdi]",
+    "  mov rsp, [rdi + 32]",
+    "  mov rdi, [rdi + 56]",
+    "  jmp [rip + {scratch}]",
+    // Where the VMM makes a program's CPU go on: all registers but RIP and RFLAGS are the program's.
+    ".global preempted",
+    ".balign 64",
+    "preempted:",
+    "  mov [rip + {scratch}], rsp",
+    "  mov rsp, [rip + {running}]",
+    "  for_most_registers store_to_rsp",
+    "  mov [rsp], rax",
+    "  mov [rsp + 8], rcx",
+    "  mov [rsp + 56], rdi",
+    "  mov [rsp + 88], r11",
+    "  mov rax, [rip + {scratch}]",
+    "  mov [rsp + 32], rax",
+    "  movabs rax, [{preempted_rip}]",
+    "  mov [rsp + {rip}], rax",
+    "  movabs rax, [{preempted_rflags}]",
+    "  mov [rsp + {rflags}], rax",
+    "  mov qword ptr [rsp + {vector}], {vector_preempt}",
+    "  mov qword ptr [rsp + {code}], 0",
+    "  mov eax, 1",
+    "  jmp 3f",
     ".global syscall_entry",
     ".balign 64",
     "syscall_entry:",
@@ -140,8 +216,9 @@ global_asm!(
     "trap_entry:",
     "  cmp qword ptr [rip + {running}], 0",
     "  je 4f",
-    "  test byte ptr [rsp + 24], 3",
-    "  jz 4f",
+    // A program's RIP is in the lower half. Selectors say nothing: see `jump_to_program`.
+    "  cmp qword ptr [rsp + 16], 0",
+    "  jl 4f",
     "  push rax",
     "  mov rax, [rip + {running}]",
     "  for_most_registers store_to_rax",
@@ -188,6 +265,9 @@ global_asm!(
     is_in_syscall = const offset_of!(Context, is_in_syscall),
     user_data = const USER_DATA,
     user_code = const USER_CODE,
+    preempted_rip = const REGION + region::PREEMPTED_RIP as u64,
+    preempted_rflags = const REGION + region::PREEMPTED_RFLAGS as u64,
+    vector_preempt = const VECTOR_PREEMPT,
 );
 
 // A stub per vector: 32 faults, then the preemption. AT&T syntax, as only that can push the
