@@ -12,13 +12,13 @@
 //! All of it is a hint: a shard that is asked in vain serves the invoke from its own warming pool
 //! or lets it wait. A segment with no place for a key leaves it out, with the same effect.
 
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 use loom::sync::Arc;
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 use std::sync::Arc;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
@@ -172,7 +172,7 @@ fn key_bits(fingerprint: u64) -> u64 {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
 
@@ -227,7 +227,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, feature = "loom"))]
 mod loom_tests {
     use super::*;
 
