@@ -527,4 +527,9 @@ impl Cell {
     pub(crate) fn exits(&self) -> u64 {
         self.status.load_u64(control::status::EXITS)
     }
+
+    /// Of those, the ones by a signal: the guest's time was up, or the VM is to be reset.
+    pub(crate) fn exits_by_signal(&self) -> u64 {
+        self.status.load_u64(control::status::EXITS_SIGNAL)
+    }
 }

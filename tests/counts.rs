@@ -29,9 +29,13 @@ const BATCH: u64 = 10;
 const WARM_UP: u64 = 100;
 
 /// Of a user's first invoke: waking up, and once for each time the guest waits for the node.
-const COLD_EXITS_MAX: u64 = 4;
+const FIRST_EXITS_MAX: u64 = 4;
 /// Pages of kernel and program that no VM has private from the start.
-const COLD_FAULTS_MAX: u64 = 40;
+const FIRST_FAULTS_MAX: u64 = 40;
+/// Of a VM's whole life up to its first answer: two entries that set it up beside those.
+const COLD_EXITS_MAX: u64 = FIRST_EXITS_MAX + 2;
+/// Of its whole process up to there: the VMM's own start, the pages its snapshot has, and the guest's.
+const COLD_FAULTS_MAX: u64 = 2_000;
 /// One stops the VM that is reset; the others are its halts before and after.
 const FRESH_EXITS_MAX: u64 = 4;
 /// Pages that were written once stay private and present: far less than a request writes.
@@ -50,6 +54,9 @@ fn count() -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cost {
     exits: u64,
+    /// Of those, the ones by a signal: the VM was to be reset, or the guest's time was up. How often
+    /// it is depends on how long the host lets both sides run, not on what they do.
+    by_signal: u64,
     faults: u64,
 }
 
@@ -57,11 +64,30 @@ impl Cost {
     fn of(client: &mut Client, vm: &str) -> Self {
         let status = client.status().unwrap();
         let vm = vm_where(&status, "vm", vm);
-        Self { exits: vm["vm_exits"].as_u64().unwrap(), faults: faults(&vm["pid"]) }
+        let count = |key: &str| vm[key].as_u64().unwrap();
+        let (exits, by_signal) = (count("vm_exits"), count("vm_exits_by_signal"));
+        Self { exits, by_signal, faults: faults(&vm["pid"]) }
     }
 
     fn since(self, before: Self) -> Self {
-        Self { exits: self.exits - before.exits, faults: self.faults - before.faults }
+        Self {
+            exits: self.exits - before.exits,
+            by_signal: self.by_signal - before.by_signal,
+            faults: self.faults - before.faults,
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            exits: self.exits + other.exits,
+            by_signal: self.by_signal + other.by_signal,
+            faults: self.faults + other.faults,
+        }
+    }
+
+    /// Exits by what was done.
+    fn own_exits(self) -> u64 {
+        self.exits - self.by_signal
     }
 }
 
@@ -93,9 +119,11 @@ fn say(status: &Value, what: &str, invokes: u64, cost: Cost, pages: Option<u64>)
     let per = |count: u64| count as f64 / invokes as f64;
     let pages = pages.map_or(String::new(), |pages| format!(", {:.1} pages put back", per(pages)));
     eprintln!(
-        "{} KVM, {what}: {:.3} exits, {:.3} faults{pages} per invoke, of {invokes}",
+        "{} KVM, {what}: {:.3} exits ({:.3} of them by a signal), {:.3} faults{pages} per invoke, of \
+         {invokes}",
         status["flavour"].as_str().unwrap(),
         per(cost.exits),
+        per(cost.by_signal),
         per(cost.faults),
     );
 }
@@ -141,13 +169,11 @@ fn a_warm_invoke_costs_no_exit_and_no_fault() {
             Cost::of(&mut client, &vm).since(before)
         })
         .collect();
-    let exits = batches.iter().map(|cost| cost.exits).sum();
-    let cost = Cost { exits, faults: batches.iter().map(|cost| cost.faults).sum() };
+    let cost = batches.iter().copied().reduce(Cost::plus).unwrap();
     say(&client.status().unwrap(), "warm, polling", count, cost, None);
     assert_eq!(cost.faults, 0, "{batches:?}");
-    // A host with other work interrupts the guest now and then, but it does so by the clock.
-    let free = batches.iter().filter(|cost| cost.exits == 0).count();
-    assert!(2 * free > batches.len() && 2 * cost.exits <= count, "{batches:?}");
+    // A guest that is not run for longer than it polls has halted without need; that is rare.
+    assert!(cost.own_exits() <= 2 + count / 50, "{batches:?}");
 }
 
 #[test]
@@ -165,7 +191,7 @@ fn a_warm_invoke_of_a_sleeping_vm_costs_one_exit_and_no_fault() {
     say(&client.status().unwrap(), "warm, asleep", count, cost, None);
     assert_eq!(cost.faults, 0);
     // Two may come before a vCPU that is not run at once has halted in between.
-    assert!((count / 2..=count).contains(&cost.exits), "{cost:?}");
+    assert!((count / 2..=count).contains(&cost.own_exits()), "{cost:?}");
 }
 
 /// What a VM has cost when it has come to rest after its last invoke: twice the same.
@@ -184,7 +210,7 @@ fn the_first_invoke_of_a_user_costs_few_exits_and_faults() {
     let node = node(|_| ());
     let mut client = node.warm_client();
     let rounds = (count() / 50).clamp(3, 20);
-    let (mut exits, mut faults) = (Vec::new(), Vec::new());
+    let mut costs = Vec::new();
     for round in 0..rounds {
         let user = format!("u{round}");
         client.deploy((&user, "noop"), &package("noop", &[])).unwrap();
@@ -196,14 +222,39 @@ fn the_first_invoke_of_a_user_costs_few_exits_and_faults() {
         let done = client.invoke(&invoke(&user, "noop", b"")).unwrap();
         assert_eq!((done.outcome.vm.to_string(), done.room), (vm.clone(), Room::Warming));
         let cost = Cost::of(&mut client, &vm).since(before);
-        exits.push(cost.exits);
-        faults.push(cost.faults);
+        costs.push(cost);
     }
     let status = client.status().unwrap();
-    let total = Cost { exits: exits.iter().sum(), faults: faults.iter().sum() };
-    say(&status, "cold", rounds, total, None);
-    assert!(exits.iter().all(|exits| *exits <= COLD_EXITS_MAX), "{exits:?}");
-    assert!(faults.iter().all(|faults| *faults <= COLD_FAULTS_MAX), "{faults:?}");
+    say(&status, "first", rounds, costs.iter().copied().reduce(Cost::plus).unwrap(), None);
+    let is_bounded =
+        |cost: &Cost| cost.own_exits() <= FIRST_EXITS_MAX && cost.faults <= FIRST_FAULTS_MAX;
+    assert!(costs.iter().all(is_bounded), "{costs:?}");
+}
+
+#[test]
+fn an_invoke_that_finds_no_vm_costs_one_start() {
+    let node = node(|config| {
+        (config.pools.warm_min, config.pools.warm_target) = (0, 0);
+        config.pools.demand_window_millis = 1;
+    });
+    let mut client = node.client();
+    let rounds = (count() / 50).clamp(3, 20);
+    let mut costs = Vec::new();
+    for round in 0..rounds {
+        let user = format!("u{round}");
+        client.deploy((&user, "noop"), &package("noop", &[])).unwrap();
+        wait_for_status(&mut client, "an empty warming pool", |status| {
+            status["pools"]["warm"] == 0 && status["pools"]["starting"] == 0
+        });
+        let done = client.invoke(&invoke(&user, "noop", b"")).unwrap();
+        assert_eq!(done.room, Room::Warming, "its VM, though nobody had one");
+        costs.push(Cost::of(&mut client, &done.outcome.vm.to_string()));
+    }
+    let status = client.status().unwrap();
+    say(&status, "cold", rounds, costs.iter().copied().reduce(Cost::plus).unwrap(), None);
+    let is_bounded =
+        |cost: &Cost| cost.own_exits() <= COLD_EXITS_MAX && cost.faults <= COLD_FAULTS_MAX;
+    assert!(costs.iter().all(is_bounded), "{costs:?}");
 }
 
 #[test]

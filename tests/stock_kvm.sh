@@ -25,6 +25,8 @@ invoke() { pilotlight invoke --socket $socket "$@"; }
 deploy() { pilotlight deploy --socket $socket --timeout 60s "$@" >/dev/null; }
 
 VMM=./vmm ./vmm-tests --quiet --test-threads 1
+# What an invoke costs in exits, faults and pages: within the same bounds as on every other KVM.
+COUNT=60 PROGRAMS=. ./counts --nocapture --test-threads 1
 
 expect 'a node can run here, on stock KVM' 0 '"stock"' pilotlight doctor --json
 pilotlight serve --state /tmp/pilotlight/state --socket $socket &

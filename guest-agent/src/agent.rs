@@ -104,6 +104,7 @@ impl Agent {
         moved |= self.send_streams(&mut rings);
         rings.ring_node();
         self.rings = Some(rings);
+        processes.bury();
         // What was used is made ready behind the answer, not in front of it.
         for container in self.containers.values_mut().filter(|it| it.invoke().is_none()) {
             container.rewind(&self.shared, self.packages.get(&container.package()), processes);

@@ -109,7 +109,8 @@ impl Kernel {
         self.touch = Touch::new();
         if self.agent.is_prepared_anew() {
             // Nobody waits for a VM of one function, only for what it saves its first request.
-            while self.touch.more() || self.agent.make_ready(&mut self.processes) {}
+            // Free frames last, as its program has left them.
+            while self.agent.make_ready(&mut self.processes) || self.touch.more() {}
         }
         self.agent.attach();
         self.busy_nanos = monotonic_nanos();

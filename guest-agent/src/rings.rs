@@ -8,7 +8,11 @@ use alloc::vec::Vec;
 
 use abi::frame::Header;
 use abi::layout::region;
-use abi::ring::{Consumer, Producer, PushError, QueueLayout, SharedMemory};
+use abi::ring::{Consumer, Memory, Producer, PushError, QueueLayout, SharedMemory};
+
+/// Pages of the ring of requests that are met.
+const MET_PAGES: u32 = 3;
+const PAGE_BYTES: u32 = abi::layout::PAGE_BYTES as u32;
 
 type In = Consumer<&'static SharedMemory>;
 type Out = Producer<&'static SharedMemory>;
@@ -139,6 +143,10 @@ impl Rings {
     /// The ends of rings that are still all zeros.
     #[must_use]
     pub fn new() -> Self {
+        // Where the first requests will be: the host knows no page before it is touched.
+        for page in 0..MET_PAGES {
+            let _ = machine::region::memory().load_u64(region::INVOKE.data() + page * PAGE_BYTES);
+        }
         Self {
             invoke: Inlet::new(region::INVOKE),
             code: Inlet::new(region::CODE),

@@ -190,16 +190,21 @@ impl Engine {
     /// Each VM as the pools see it, and its process if there is one yet.
     fn describe_vms(&mut self) -> Vec<Value> {
         let sketches = self.pool.sketches();
-        let mut processes: BTreeMap<String, (u32, u64)> = self
+        let mut processes: BTreeMap<String, [u64; 3]> = self
             .vms
             .iter_mut()
-            .map(|vm| (vm.side.id.to_string(), (vm.side.cell.pid, vm.side.cell.exits())))
+            .map(|vm| {
+                let cell = &vm.side.cell;
+                let known = [u64::from(cell.pid), cell.exits(), cell.exits_by_signal()];
+                (vm.side.id.to_string(), known)
+            })
             .collect();
         let described = sketches.iter().map(|sketch| {
-            let (pid, exits) = processes.remove(&sketch.vm).unzip();
+            let known = processes.remove(&sketch.vm);
             let mut vm = json!(sketch);
-            vm["pid"] = json!(pid);
-            vm["vm_exits"] = json!(exits);
+            for (index, key) in ["pid", "vm_exits", "vm_exits_by_signal"].into_iter().enumerate() {
+                vm[key] = json!(known.map(|known| known[index]));
+            }
             vm
         });
         described.collect()

@@ -20,7 +20,7 @@ use crate::state::state;
 const BLOCK_BYTES_MIN: usize = 16;
 /// Lists of 16, 32, ... 2048 bytes.
 const LISTS: usize = 8;
-/// Frames that are remembered: more than the kernel has taken when it is captured.
+/// Frames that are remembered: more than the kernel has when it is captured.
 const TAKEN_MAX: usize = 256;
 const BLOCK_BYTES_MAX: usize = BLOCK_BYTES_MIN << (LISTS - 1);
 
@@ -31,7 +31,7 @@ struct Block {
 
 struct Heap {
     free: [Cell<*mut Block>; LISTS],
-    /// First frames that were taken, for [`touch`].
+    /// Frames it has, for [`touch`]; 0 where there is room for another.
     taken: [Cell<u32>; TAKEN_MAX],
 }
 
@@ -84,11 +84,16 @@ impl Heap {
         self.free[list].set(block);
     }
 
+    /// Puts `to` in the place of `from`; a frame without a place is one that is not met.
+    fn note(&self, from: u32, to: u32) {
+        if let Some(place) = self.taken.iter().find(|taken| taken.get() == from) {
+            place.set(to);
+        }
+    }
+
     fn cut_frame(&self, list: usize) {
         let Some(frame) = frame::take_run(1) else { return };
-        if let Some(room) = self.taken.iter().find(|taken| taken.get() == 0) {
-            room.set(frame.get());
-        }
+        self.note(0, frame.get());
         let start = physical::pointer(u64::from(frame.get()) * PAGE_BYTES, PAGE_BYTES);
         let bytes = BLOCK_BYTES_MIN << list;
         for offset in (0..PAGE).step_by(bytes).rev() {
@@ -98,17 +103,15 @@ impl Heap {
     }
 }
 
-/// Meets frames cut for small blocks, which the kernel will write to: those from place `from` on,
-/// `count` of them; `false` when there are no more. They stay the heap's, so what is written back
-/// is what was read.
+/// Meets frames of the heap, which the kernel will write to: those in `count` places from `from` on;
+/// `false` when there are no more places.
 pub(crate) fn touch(from: usize, count: usize) -> bool {
-    let taken = HEAP.taken.get(from..).unwrap_or_default().iter().map(Cell::get);
-    let mut frames = taken.take_while(|frame| *frame != 0);
-    for frame in frames.by_ref().take(count) {
-        // SAFETY: the frame is memory, and the heap's for good.
+    let places = HEAP.taken.get(from..).unwrap_or_default();
+    for frame in places.iter().take(count).map(Cell::get).filter(|frame| *frame != 0) {
+        // SAFETY: the frame is memory, and the heap's; what is written back is what was read.
         unsafe { physical::rewrite(u64::from(frame) * PAGE_BYTES) }
     }
-    frames.next().is_some()
+    places.len() > count
 }
 
 /// The list for a layout; `None` when it takes whole frames.
@@ -128,6 +131,9 @@ fn take_frames(layout: Layout) -> *mut u8 {
     let count = layout.size().div_ceil(PAGE);
     let run = frame::take_run(count);
     run.map_or(null_mut(), |first| {
+        for frame in (first.get()..).take(count) {
+            HEAP.note(0, frame);
+        }
         physical::pointer(u64::from(first.get()) * PAGE_BYTES, (count * PAGE) as u64)
     })
 }
@@ -138,5 +144,6 @@ fn release_frames(start: *mut u8, layout: Layout) {
     let first = (gpa / PAGE_BYTES) as usize;
     for index in first..first + layout.size().div_ceil(PAGE) {
         frames.release(index);
+        HEAP.note(u32::try_from(index).unwrap_or(0), 0);
     }
 }

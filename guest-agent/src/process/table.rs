@@ -124,6 +124,8 @@ pub struct Processes {
     tasks: BTreeMap<TaskId, Box<Task>>,
     /// Those that have ended and can be rewound, without tasks.
     resting: BTreeMap<ProcessId, Box<Process>>,
+    /// Those that are over, for [`Processes::bury`].
+    gone: Vec<Box<Process>>,
     system: System,
 }
 
@@ -135,6 +137,7 @@ impl Processes {
             processes: BTreeMap::new(),
             tasks: BTreeMap::new(),
             resting: BTreeMap::new(),
+            gone: Vec::new(),
             system: System {
                 world,
                 futexes: Futexes::default(),
@@ -254,6 +257,7 @@ impl Processes {
     /// Ends all processes of a container.
     pub fn kill_container(&mut self, container: u32) {
         self.resting.retain(|_, process| process.container != container);
+        self.gone.retain(|process| process.container != container);
         let of_container = self.processes.values().filter(|process| process.container == container);
         let ids: Vec<_> = of_container.map(|process| process.id).collect();
         ids.into_iter().for_each(|id| self.kill(id));

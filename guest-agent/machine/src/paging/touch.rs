@@ -44,6 +44,9 @@ impl AddressSpace {
                 met.writes += 1;
                 // SAFETY: as above, and writable; no program runs, so the byte is still that one.
                 unsafe { byte.write_volatile(value) }
+                // The kernel writes to a program's stack and data by another address.
+                // SAFETY: the page is RAM, as all that is writable, and in nobody's reference.
+                unsafe { physical::rewrite(entry.gpa()) }
             }
         }
         true

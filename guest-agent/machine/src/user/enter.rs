@@ -80,7 +80,11 @@ pub(crate) fn choose(flavour: Flavour) {
 
 /// Where the kernel goes on when the VMM takes the CPU from a program; 0 for an interrupt.
 pub(super) fn preempt_entry() -> u64 {
-    if IS_ENTERED_BY_JUMP.load(Ordering::Relaxed) { (&raw const preempted).addr() as u64 } else { 0 }
+    if IS_ENTERED_BY_JUMP.load(Ordering::Relaxed) {
+        (&raw const preempted).addr() as u64
+    } else {
+        0
+    }
 }
 
 /// A fault in the kernel itself; it does not return.

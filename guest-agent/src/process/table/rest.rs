@@ -18,6 +18,10 @@ use crate::process::{Fresh, Process, ProcessId};
 use crate::time::{NEVER, after, time_left};
 use crate::world::ObjectId;
 
+/// Most memory of a process that is over which an answer does not wait for: what another could need
+/// meanwhile is given back at once.
+const GONE_BYTES_MAX: u64 = 1 << 20;
+
 impl Processes {
     /// Loads a program that is started later, with all the pages it starts with; `is_held`: it
     /// will be rewound.
@@ -148,6 +152,15 @@ impl Processes {
         if process.can_rewind() {
             process.close_files();
             self.resting.insert(process.id, process);
+        } else if process.memory.account().used_bytes() <= GONE_BYTES_MAX {
+            process.descriptors = Descriptors::new();
+            self.gone.push(process);
         }
+    }
+
+    /// Lets go of the memory of processes that are over: on a page-table hypervisor each of its tables
+    /// is a fault of the kernel's, which an answer need not wait for.
+    pub fn bury(&mut self) {
+        self.gone.clear();
     }
 }
