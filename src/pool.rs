@@ -369,6 +369,7 @@ impl Pool {
         now: Nanos,
         effects: &mut Vec<Effect>,
     ) {
+        let snapshot = self.inflight.running(invoke).map(|it| it.arrival.facts.snapshot);
         let Some((vm, left)) = self.take_out(invoke, lives_on, now, effects) else {
             return;
         };
@@ -380,8 +381,18 @@ impl Pool {
             // Its user may be served, as `take_out` has seen to: here, or by a VM for another key
             // that it gives way to.
             Left::Idle => {}
+            // Behind a reset the next request would load its program again; in the warm one it is there.
+            Left::Spent(_) if snapshot.is_some_and(|it| self.is_superseded(vm, it)) => {
+                self.expel(vm, RetireReason::Superseded, Blame::Nobody, now, effects);
+            }
             Left::Spent(reset) => effects.push(Effect::Reset { vm, reset }),
         }
+    }
+
+    /// Whether a VM of the base serves requests for which one that has their program in it is warm.
+    fn is_superseded(&self, vm: VmId, snapshot: SnapshotRef) -> bool {
+        let of_base = self.active.get(vm).is_some_and(|vm| vm.interior().prepared().is_none());
+        of_base && self.warming.has_prepared(snapshot)
     }
 
     /// Takes an invoke out of its container and its VM.

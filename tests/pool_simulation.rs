@@ -35,12 +35,13 @@ struct Counts {
 
 /// What has to come about, or the simulation shows nothing of it.
 #[cfg(not(feature = "planted-bugs"))]
-const SIGHTS: [&str; 7] = [
+const SIGHTS: [&str; 8] = [
     "assigned with another's function in it that is the same",
     "late reset",
     "reassigned",
     "reset",
     "reset timeout",
+    "superseded",
     "still placed",
     "window begun anew",
 ];

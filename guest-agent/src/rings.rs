@@ -12,7 +12,8 @@ use abi::ring::{Consumer, Memory, Producer, PushError, QueueLayout, SharedMemory
 
 /// Pages of the ring of requests that are met.
 const MET_PAGES: u32 = 3;
-const PAGE_BYTES: u32 = abi::layout::PAGE_BYTES as u32;
+const PAGE_BYTES: u32 = 4096;
+const _: () = assert!(PAGE_BYTES as u64 == abi::layout::PAGE_BYTES);
 
 type In = Consumer<&'static SharedMemory>;
 type Out = Producer<&'static SharedMemory>;

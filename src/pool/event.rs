@@ -238,6 +238,8 @@ pub enum RetireReason {
     Idle,
     /// Its slot is needed for others.
     SlotNeeded,
+    /// It was to be reset, and one that has its program in it is warm.
+    Superseded,
     /// It was warm, and more are than are wanted.
     Surplus,
     /// The host is short of memory.

@@ -312,6 +312,11 @@ impl Warming {
         self.place_for(snapshot).is_some()
     }
 
+    /// Whether a warm VM has the program of this snapshot in it.
+    pub(super) fn has_prepared(&self, snapshot: SnapshotRef) -> bool {
+        self.warm_of(Some(snapshot)) > 0
+    }
+
     /// Its own before one of the base; of them the one that became warm last: its memory is the
     /// likeliest to be in a cache.
     fn place_for(&self, snapshot: SnapshotRef) -> Option<usize> {

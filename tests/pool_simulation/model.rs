@@ -207,11 +207,24 @@ impl Model {
         match sent {
             Some((place, _)) if place == vm => {
                 let answer = Effect::Answer { invoke, answer: Answer::Outcome };
-                let reset = is_spent.then_some(Effect::Reset { vm, reset });
-                [answer].into_iter().chain(reset).collect()
+                let snapshot = self.invokes[&invoke].arrival.facts.snapshot;
+                let behind = match self.is_superseded(spoken, snapshot) {
+                    true => Effect::Retire { vm, reason: RetireReason::Superseded },
+                    false => Effect::Reset { vm, reset },
+                };
+                [answer].into_iter().chain(is_spent.then_some(behind)).collect()
             }
             _ => vec![Effect::Retire { vm, reason: RetireReason::Fault(Blame::Guest) }],
         }
+    }
+
+    /// Whether a VM is of the base while one that has the program in it is warm.
+    fn is_superseded(&self, vm: &Vm, snapshot: SnapshotRef) -> bool {
+        let is_warm = |other: &Vm| {
+            let prepared = other.prepared.map(|facts| facts.snapshot);
+            other.state == State::Warm && prepared == Some(snapshot)
+        };
+        vm.prepared.is_none() && self.vms.values().any(is_warm)
     }
 
     /// Takes note of an effect and checks that it may be.
@@ -269,6 +282,8 @@ impl Model {
                     self.sight("reset timeout");
                 } else if reason == RetireReason::Surplus {
                     self.sight("surplus");
+                } else if reason == RetireReason::Superseded {
+                    self.sight("superseded");
                 } else if reason == RetireReason::Pressure {
                     self.follow_relief(vm);
                 }

@@ -125,6 +125,7 @@ pub struct Processes {
     /// Those that have ended and can be rewound, without tasks.
     resting: BTreeMap<ProcessId, Box<Process>>,
     /// Those that are over, for [`Processes::bury`].
+    #[expect(clippy::vec_box, reason = "they come from a map that boxes them")]
     gone: Vec<Box<Process>>,
     system: System,
 }

@@ -181,6 +181,7 @@ impl Scenario {
         match self {
             Self::First => Shape { prepared: 2, vms_max: 64, idle_seconds: 1, ..SMALL },
             Self::Cold => Shape { warm: 0, vms_max: 512, ..SMALL },
+            Self::FreshVm => Shape { prepared: 1, ..SMALL },
             Self::Burst => Shape { vms_max: 256, idle_seconds: 1, ..SMALL },
             Self::Density => Shape { vms_max: density::VMS_MAX + SMALL.vms_max, ..SMALL },
             Self::Mix | Self::Overload => Shape { vms_max: 64, ..SMALL },
@@ -188,7 +189,6 @@ impl Scenario {
             | Self::WarmProgram
             | Self::Asleep
             | Self::Shm
-            | Self::FreshVm
             | Self::Fork
             | Self::Payload
             | Self::Log => SMALL,

@@ -52,16 +52,13 @@ pub(super) fn enter(context: &mut Context) -> Trap {
     boot::assert_stack();
     context.sanitise();
     instruction::set_segment_bases(context.fs_base, context.gs_base);
+    // ordering: relaxed; see `choose`.
+    let is_jump = IS_ENTERED_BY_JUMP.load(Ordering::Relaxed) && !context.is_traced();
+    let enter = if is_jump { jump_to_program } else { enter_program };
     // SAFETY: the context's RIP is in the user half and its flags are a program's (checked by
     // the caller and just above), the loaded root holds the kernel half, and the stubs fill the
     // context and return here on the same stack.
-    let is_trap = unsafe {
-        if IS_ENTERED_BY_JUMP.load(Ordering::Relaxed) && !context.is_traced() {
-            jump_to_program(&raw mut *context)
-        } else {
-            enter_program(&raw mut *context)
-        }
-    } != 0;
+    let is_trap = unsafe { enter(&raw mut *context) } != 0;
     (context.fs_base, context.gs_base) = instruction::segment_bases();
     context.is_in_syscall = u64::from(!is_trap);
     if is_trap {
