@@ -246,7 +246,7 @@ impl Default for Log {
     fn default() -> Self {
         Self {
             spool_bytes_max: 8 * MIB,
-            spool_records_max: 16_384,
+            spool_records_max: 65_536,
             retry_min_millis: 100,
             retry_max_millis: 30_000,
             connect_timeout_millis: 5_000,

@@ -82,7 +82,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             spool_bytes: 8 << 20,
-            spool_records: 16_384,
+            spool_records: 65_536,
             age_nanos: 600 * SECOND,
             linger_nanos: 30 * SECOND,
             attempts_max: 8,

@@ -5,6 +5,11 @@
 
 mod support;
 
+use std::io::ErrorKind::ConnectionReset;
+use std::io::Read;
+use std::net::TcpListener;
+use std::time::Duration;
+
 use pilotlight::client::{Client, Completed, Package};
 use pilotlight::invoke::Freshness;
 use pilotlight::socket::answer::Room;
@@ -55,6 +60,36 @@ fn a_request_finds_nothing_of_those_before_it() {
         assert_eq!(count(&status, "assigns"), 1, "{status}");
         assert!(process_of(&status, next.outcome.vm) > 0);
     }
+}
+
+/// What a request has left open to the world outside is closed behind it, on both sides.
+#[test]
+fn connections_out_of_the_vm_end_with_the_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let node = TestNode::with(|config| {
+        config.snapshots.count_max = 0;
+        config.egress.allow = vec![address];
+    });
+    let mut client = node.warm_client();
+    for (function, freshness) in [("fresh", Freshness::Vm), ("kept", Freshness::Reuse)] {
+        client.deploy(("ada", function), &remains(freshness)).unwrap();
+    }
+    let body = address.to_string();
+    let mut ask = |function| text(&run(&mut client, "ada", function, body.as_bytes()));
+    for _ in 0..3 {
+        assert_eq!(ask("fresh"), "nothing");
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let end = stream.read(&mut [0; 1]);
+        assert!(
+            matches!(&end, Ok(0))
+                || end.as_ref().is_err_and(|error| error.kind() == ConnectionReset),
+            "closed while nobody asks for anything more: {end:?}"
+        );
+    }
+    // Where a process may keep it, it does.
+    assert_eq!([ask("kept"), ask("kept")], ["nothing", "file heap thread connection "]);
 }
 
 /// The program does find what it leaves, where it may.

@@ -96,6 +96,9 @@ impl Kernel {
     /// When the node left no seed.
     pub fn attach(&mut self) {
         assert!(!machine::selfcheck::is_emulated(), "the host emulates the kernel");
+        if self.region.load_u64(region::IS_RESET) != 0 {
+            machine::paging::forget_former_life();
+        }
         self.generation = self.region.load_u64(region::GENERATION);
         let mut seed = [0; SEED_BYTES];
         self.region.read(region::SEED, &mut seed);

@@ -217,7 +217,7 @@ static int hunt_memory(void) {
     while (fgets(line, sizeof line, maps)) {
         unsigned long start, end;
         char access[8];
-        if (sscanf(line, "%lx-%lx %7s", &start, &end, access) != 3) return found("odd maps");
+        if (sscanf(line, "%lx-%lx %7s", &start, &end, access) != 3) return found("odd maps: %s", line);
         if (access[0] != 'r' || strstr(line, "[v")) continue;
         /* The stack's far pages were never touched; looking there would only make them. */
         if (strstr(line, "[stack]") && end - start > 256 * 4096) start = end - 256 * 4096;

@@ -125,6 +125,7 @@ fn empty_region(restored: &Restored, order: &order::Reset) -> io::Result<()> {
         }
     }
     region.store_u64(layout::VM, restored.number);
+    region.store_u64(layout::IS_RESET, 1);
     region.store_u64(layout::POLL_NANOS, poll_nanos);
     region.write(layout::SEED, &order.seed);
     region.store_u64(layout::GENERATION, order.generation);

@@ -178,7 +178,7 @@ fn extended(state: &VcpuState) -> [u8; size_of::<kvm_xsave>()] {
 
 /// Everything in the region is zero but the words a waking guest finds.
 fn different_offset(restored: &Restored) -> io::Result<Option<u32>> {
-    let written = layout::SEED..layout::VM + 8;
+    let written = layout::SEED..layout::IS_RESET + 8;
     let mut page: Page = [0; 4096];
     for (start, end) in filled(&restored.region_memfd)? {
         for at in (start..end).step_by(page.len()) {

@@ -218,6 +218,12 @@ impl Drop for AddressSpace {
     }
 }
 
+/// For a VM that was put back in place: has CPU and host forget the page tables of its former life.
+/// Before a program's memory is touched.
+pub fn forget_former_life() {
+    skeleton::forget_former_life();
+}
+
 fn into_gpa(backing: Backing, protection: Protection) -> u64 {
     if let Backing::Frame(frame) = backing {
         return frame.into_address();

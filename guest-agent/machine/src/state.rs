@@ -3,6 +3,7 @@
 
 use abi::layout::BootInfo;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use crate::frame::FrameTable;
@@ -19,6 +20,8 @@ pub(crate) struct State {
     pub(crate) frames: RefCell<FrameTable>,
     /// Root page table in CR3.
     pub(crate) loaded_root: Cell<u64>,
+    /// Root page tables that there are, those of spares too.
+    pub(crate) roots: RefCell<Vec<u64>>,
     /// Page of the fault the last program to run stopped at, if something was mapped there: the
     /// CPU has forgotten that page. `u64::MAX` for none.
     pub(crate) faulted_page: Cell<u64>,
@@ -39,6 +42,7 @@ impl State {
             ram_bytes: Cell::new(0),
             frames: RefCell::new(FrameTable::empty()),
             loaded_root: Cell::new(abi::layout::boot::ROOT),
+            roots: RefCell::new(Vec::new()),
             faulted_page: Cell::new(u64::MAX),
             spares: RefCell::new([const { None }; SPARE_MAX]),
             spare_frames: Cell::new(0),

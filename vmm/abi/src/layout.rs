@@ -179,6 +179,9 @@ pub mod region {
     pub const POLL_NANOS: u32 = 0x1028;
     /// Written by the node: the VM's number, shown to programs as `vm-<number>` (u64).
     pub const VM: u32 = 0x1030;
+    /// Written by the VMM: 1 when it has put this VM back in place. The CPU and a page-table hypervisor
+    /// then still remember page tables as they were in its former life.
+    pub const IS_RESET: u32 = 0x1038;
 
     /// Node to guest: requests ([`crate::frame::invoke`]).
     pub const INVOKE: QueueLayout = QueueLayout::first(0x2000, 64, 4096);

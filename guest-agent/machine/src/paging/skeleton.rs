@@ -6,7 +6,7 @@
 //! emptied tables of one are kept for the next, in the CPU if they are there: no trap, no load of
 //! CR3.
 
-use abi::layout::{PAGE_BYTES, USER_END, boot};
+use abi::layout::{Flavour, PAGE_BYTES, USER_END, boot};
 use core::cell::Cell;
 
 use super::entry::Entry;
@@ -47,6 +47,7 @@ impl Skeleton {
         let root = Frame::odd()?;
         assert!(root.address() & PAGE_BYTES != 0, "a root lies at an odd page frame");
         store(root.address(), KERNEL_SLOT, load(boot::ROOT, KERNEL_SLOT));
+        state().roots.borrow_mut().push(root.address());
         Some(Self { root, table_count: 1, stale: Cell::new(Stale::Nothing) })
     }
 
@@ -173,6 +174,7 @@ impl Drop for Skeleton {
         if self.root.share_count() > 1 {
             return; // kept
         }
+        state().roots.borrow_mut().retain(|root| *root != self.root());
         if self.is_loaded() {
             instruction::load_root(boot::ROOT);
             state().loaded_root.set(boot::ROOT);
@@ -185,6 +187,30 @@ impl Drop for Skeleton {
             }
         });
     }
+}
+
+/// Has CPU and host forget what they remember of all tables. In a VM that was put back in place
+/// (`region::IS_RESET`) that is of its former life: nobody has told them of what the VMM wrote.
+pub(super) fn forget_former_life() {
+    if crate::boot::flavour() == Flavour::Pvm {
+        for root in state().roots.borrow().iter() {
+            tell_of(*root);
+            each_below(*root, UPPER_SHIFTS.len(), &mut |_, _, entry, levels| {
+                if levels > 0 {
+                    tell_of(entry.gpa());
+                }
+            });
+        }
+    }
+    instruction::load_root(state().loaded_root.get());
+}
+
+/// Has a page-table hypervisor forget a table. It watches stores to tables: one that cannot be to an
+/// entry (a single byte in the middle of one) makes it forget a table of an upper level at once. One of
+/// the last level it then no longer believes, until CR3 is loaded, when it looks at every entry.
+fn tell_of(table: u64) {
+    // SAFETY: a table is RAM in nobody's reference, and what is written is what is there.
+    unsafe { physical::rewrite(table + 1) }
 }
 
 /// Gives every entry of the user half to `visit`, those below an entry before it, with its table,
