@@ -126,6 +126,8 @@ proptest! {
         prop_assert!((0.0..=1.0).contains(&it.probability_b_slower));
         prop_assert!((0.5..=1.0).contains(&it.probability_differ));
         let back = compare(run(!seed, 15, 17e3 * factor), run(seed, 15, 17e3)).latency_nanos;
-        prop_assert!((back.probability_b_slower + it.probability_b_slower - 1.0).abs() < 0.03);
+        // Each is drawn 4,000 times and so off by 0.008 (one standard deviation) at most, their sum
+        // by 0.011: seven of those.
+        prop_assert!((back.probability_b_slower + it.probability_b_slower - 1.0).abs() < 0.08);
     }
 }
