@@ -353,6 +353,7 @@ impl Config {
         }
         between("pools.refill_delay_millis", pools.refill_delay_millis, 0, 60_000)?;
         between("log.account_wait_millis", log.account_wait_millis, 0, day_millis)?;
+        between("pools.patience_millis", pools.patience_millis, 0, 60_000)?;
         between("snapshots.patience_millis", self.snapshots.patience_millis, 0, day_millis)?;
         between("snapshots.count_max", self.snapshots.count_max, 0, 4096)?;
         between("log.linger_seconds", log.linger_seconds, 0, 3600)?;

@@ -343,6 +343,23 @@ impl Link {
         self.outcome.is_empty() && self.log.is_empty() && self.stream_out.is_empty()
     }
 
+    /// Whether the guest sleeps, took all that was sent and said nothing that was not taken. What it
+    /// says before it sleeps is there when it is seen to sleep.
+    ///
+    /// # Errors
+    /// A [`GuestFault`] of the rings; the VM is not to be used again.
+    pub(crate) fn is_resting(&mut self) -> Result<bool, GuestFault> {
+        if self.backlog_bytes() > 0 || !self.invoke.producer.needs_doorbell() {
+            return Ok(false);
+        }
+        for outlet in [&mut self.invoke, &mut self.code, &mut self.stream_in] {
+            if !outlet.producer.is_drained().map_err(GuestFault::Ring)? {
+                return Ok(false);
+            }
+        }
+        Ok(self.is_quiet())
+    }
+
     /// Says whether the shard sleeps, so that the guest rings. After `true` the shard looks at
     /// [`Link::is_quiet`] once more.
     pub(crate) fn set_sleeping(&mut self, sleeps: bool) {

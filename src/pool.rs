@@ -16,7 +16,8 @@
 //! * a VM serves one user and one key in its life;
 //! * an invoke of freshness `vm` has its VM to itself: nothing ran in it since its restore or reset,
 //!   nothing runs beside it, and nothing after it before the VM was reset;
-//! * each invoke gets exactly one answer, and none waits while a room could take it;
+//! * each invoke gets exactly one answer, and none waits while a room could take it, unless it is
+//!   patient: a busy container of its function is likely to take it sooner than a new one;
 //! * queues, containers, memory, packages and starts stay within their limits;
 //! * events that come late, twice or never, or lie, break none of these.
 
@@ -25,12 +26,14 @@ pub mod vm;
 pub mod index;
 mod active;
 mod alarm;
+mod crowd;
 mod demand;
 mod inflight;
 mod interior;
 mod leaving;
 mod lodger;
 mod pace;
+mod patience;
 mod queue;
 mod turnover;
 mod view;
@@ -49,10 +52,13 @@ pub use event::{
 pub use view::{Census, Sight, Whereabouts};
 
 use active::Active;
+use alarm::Alarm;
+use crowd::Crowd;
 use inflight::{Inflight, Running};
-use interior::{Entry, LivesOn};
+use interior::{Entry, Fit, LivesOn};
 use leaving::Leaving;
 use lodger::Left;
+use patience::Patience;
 use queue::Waiting;
 use warming::Warming;
 
@@ -68,6 +74,12 @@ pub struct Pool {
     active: Active,
     leaving: Leaving,
     inflight: Inflight,
+    /// When the guests that invokes are patient with are looked at again.
+    look_alarm: Alarm,
+    /// Whether this step may ask for looks.
+    is_looking: bool,
+    /// A VM whose guest rests though its programs are busy: one more may be made in this step.
+    resting: Option<VmId>,
     next_vm: u64,
     vm_stride: u64,
     published_warm: u32,
@@ -84,9 +96,10 @@ enum Serve {
     Everybody,
 }
 
-/// Who found no room in this look through the queue: others that want the same do not either, for
-/// nothing has become free meanwhile that is not looked at again.
-type Refused = Vec<(ActiveKey, FunctionRef, Refusal)>;
+/// Who found no room in this look through the queue, and beside whom: others that want the same do
+/// not either, for nothing has become free meanwhile that is not looked at again. Only their
+/// patience is their own.
+type Refused = Vec<(ActiveKey, FunctionRef, Crowd, Refusal)>;
 
 /// How many of them are remembered; further ones are tried one by one.
 const REFUSED_MAX: usize = 16;
@@ -100,6 +113,8 @@ enum Refusal {
     UserLimit,
     /// As many invokes run as may.
     InflightFull,
+    /// It waits for a busy container of its function, at most until then.
+    Patience { until_nanos: Nanos },
 }
 
 impl Pool {
@@ -111,6 +126,9 @@ impl Pool {
             active: Active::new(&limits),
             leaving: Leaving::new(&limits),
             inflight: Inflight::new(&limits),
+            look_alarm: Alarm::never(),
+            is_looking: false,
+            resting: None,
             limits,
             next_vm: u64::from(shard) + 1,
             vm_stride: u64::from(shards.max(1)),
@@ -142,6 +160,7 @@ impl Pool {
             Event::VmGone { vm, blame } => self.gone(vm, blame, now, effects),
             Event::SnapshotMade { facts } => self.snapshot_made(facts, now),
             Event::SnapshotGone { snapshot } => self.warming.remove_function(snapshot),
+            Event::Looked { vm, is_resting } => self.looked(vm, is_resting),
             Event::Pressure { level } => self.pressure(level, now, effects),
             Event::Tick => self.tick(now, effects),
             Event::Stop => self.stop(now, effects),
@@ -154,6 +173,7 @@ impl Pool {
             self.serve_waiting(now, effects);
             self.refill(now, effects);
         }
+        (self.is_looking, self.resting) = (false, None);
         self.publish(effects);
     }
 
@@ -161,7 +181,7 @@ impl Pool {
     #[must_use]
     pub fn next_wake(&self) -> Option<Nanos> {
         let rooms = [self.warming.next_wake(), self.active.next_wake()];
-        let others = [self.leaving.next_wake(), self.inflight.next_wake()];
+        let others = [self.leaving.next_wake(), self.inflight.next_wake(), self.look_alarm.next()];
         rooms.into_iter().chain(others).flatten().min()
     }
 
@@ -184,17 +204,32 @@ impl Pool {
         if arrival.deadline_nanos <= now {
             return refuse(Answer::DeadlineInQueue);
         }
-        let Err(refusal) = self.place(&arrival, now, effects) else {
+        let wait_end = now.saturating_add(self.limits.queue_wait_nanos);
+        let mut waiting = Waiting {
+            arrival,
+            since_nanos: now,
+            until_nanos: wait_end.min(arrival.deadline_nanos),
+            wants_vm: false,
+        };
+        let Err(refusal) = self.place(&arrival, Patience::of(&waiting), now, effects) else {
             return;
         };
-        let wait_end = now.saturating_add(self.limits.queue_wait_nanos);
-        let waiting = Waiting {
-            arrival,
-            until_nanos: wait_end.min(arrival.deadline_nanos),
-            wants_vm: refusal == Refusal::NoWarm,
-        };
-        if let Err(reason) = self.inflight.queue.join(waiting, &self.limits, now) {
-            effects.push(Effect::Answer { invoke, answer: Answer::Busy(reason) });
+        waiting.wants_vm = refusal == Refusal::NoWarm;
+        let mut joined = self.inflight.queue.join(waiting, &self.limits, now);
+        if joined.is_err() && matches!(refusal, Refusal::Patience { .. }) {
+            // Who cannot be patient does not overtake those that are.
+            if self.hurry_oldest(&arrival, now, effects) {
+                joined = self.inflight.queue.join(waiting, &self.limits, now);
+            } else if self.place(&arrival, Patience::None, now, effects).is_ok() {
+                return;
+            }
+        }
+        match joined {
+            Ok(()) => {
+                self.is_looking = true;
+                self.be_patient(&arrival, refusal, now, effects);
+            }
+            Err(reason) => effects.push(Effect::Answer { invoke, answer: Answer::Busy(reason) }),
         }
     }
 
@@ -214,20 +249,51 @@ impl Pool {
     fn place(
         &mut self,
         arrival: &Arrival,
+        patience: Patience,
         now: Nanos,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         if self.inflight.is_full() {
             return Err(Refusal::InflightFull);
         }
-        if let Some(vm) = self.active.choose(&arrival.key, &arrival.facts) {
-            if self.active.is_clean(vm) {
-                let (invoke, key) = (arrival.invoke, arrival.key);
-                effects.push(Effect::Reassign { vm, invoke, key });
-            }
-            self.enter(vm, arrival, now, effects);
-            return Ok(());
+        let chosen = self.active.choose(&arrival.key, &arrival.facts, self.resting);
+        if chosen.is_none() && self.is_at_limit(&arrival.key.user) {
+            return Err(Refusal::UserLimit);
         }
+        let is_resident = chosen.is_some_and(|(fit, _)| fit == Fit::Resident);
+        let mut has_rest = false;
+        if !is_resident {
+            let crowd = self.active.crowd(&arrival.key, &arrival.facts);
+            has_rest = self.check_patience(arrival, &crowd, patience, now)?;
+        }
+        match chosen {
+            Some((_, vm)) => {
+                if self.active.is_clean(vm) {
+                    let (invoke, key) = (arrival.invoke, arrival.key);
+                    effects.push(Effect::Reassign { vm, invoke, key });
+                }
+                self.enter(vm, arrival, now, effects);
+            }
+            None => self.place_in_warm(arrival, now, effects)?,
+        }
+        if has_rest {
+            self.resting = None;
+        }
+        Ok(())
+    }
+
+    /// Whether a user has as many VMs as one may, and all are at work.
+    fn is_at_limit(&self, user: &User) -> bool {
+        self.active.count_of(user) >= self.limits.vms_per_user_max
+            && self.active.oldest_idle(Some(user)).is_none()
+    }
+
+    fn place_in_warm(
+        &mut self,
+        arrival: &Arrival,
+        now: Nanos,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
         if self.active.count_of(&arrival.key.user) >= self.limits.vms_per_user_max {
             // An idle VM of the user that does not suit gives way to one that will.
             let idle = self.active.oldest_idle(Some(&arrival.key.user));
@@ -239,10 +305,8 @@ impl Pool {
         }
         let facts = &arrival.facts;
         let warm = self.warming.take_for(facts, &self.limits, now).ok_or(Refusal::NoWarm)?;
-        if warm.snapshot().is_some() {
-            // It was warm for this function only; now others of its key may join.
-            self.may_serve(arrival.key.user);
-        }
+        // A new VM has room: others of its key may join, also those refused before it.
+        self.may_serve(arrival.key.user);
         let vm = warm.id();
         effects.push(Effect::Assign { vm, invoke: arrival.invoke, key: arrival.key });
         self.active.add(warm.assign(arrival.key, now));
@@ -287,15 +351,16 @@ impl Pool {
         let mut refused = std::mem::take(&mut self.refused);
         let mut place = 0;
         while left > 0
-            && let Some((found, arrival)) = self.inflight.queue.first_from(place, user.as_ref())
+            && let Some((found, waiting)) = self.inflight.queue.first_from(place, user.as_ref())
         {
             left -= 1;
             place = found;
-            match self.place_once(&arrival, &mut refused, now, effects) {
+            match self.place_once(&waiting, &mut refused, now, effects) {
                 Ok(()) => self.inflight.queue.take_served(place, now),
                 Err(Refusal::InflightFull) => break,
                 Err(refusal) => {
-                    self.inflight.queue.set_wants_vm(place, refusal == Refusal::NoWarm, now);
+                    self.inflight.queue.set_wants_vm(place, refusal == Refusal::NoWarm);
+                    self.be_patient(&waiting.arrival, refusal, now, effects);
                     place += 1;
                 }
             }
@@ -307,21 +372,28 @@ impl Pool {
     /// [`Pool::place`], unless the same was refused before.
     fn place_once(
         &mut self,
-        arrival: &Arrival,
+        waiting: &Waiting,
         refused: &mut Refused,
         now: Nanos,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
+        let arrival = &waiting.arrival;
         let (key, function) = (arrival.key, arrival.facts.function);
         let mut before = refused.iter();
-        if let Some(before) = before.find(|before| (before.0, before.1) == (key, function)) {
-            return Err(before.2);
+        let before = before.find(|before| (before.0, before.1) == (key, function)).copied();
+        if let Some((_, _, crowd, refusal)) = before {
+            self.check_patience(arrival, &crowd, Patience::of(waiting), now)?;
+            if !matches!(refusal, Refusal::Patience { .. }) {
+                return Err(refusal);
+            }
         }
-        let placed = self.place(arrival, now, effects);
+        let placed = self.place(arrival, Patience::of(waiting), now, effects);
         if let Err(refusal) = placed
+            && before.is_none()
             && refused.len() < REFUSED_MAX
         {
-            refused.push((key, function, refusal));
+            let crowd = self.active.crowd(&key, &arrival.facts);
+            refused.push((key, function, crowd, refusal));
         }
         placed
     }

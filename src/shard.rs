@@ -214,8 +214,7 @@ impl Shard {
         moved |= engine.serve_vms(clients, scratch, now);
         moved |= engine.serve_neighbours(clients);
         if engine.pool.next_wake().is_some_and(|wake| wake <= now) {
-            engine.drive(Event::Tick, now, None);
-            moved = true;
+            moved |= engine.tick(now);
         }
         moved |= engine.deliver_answers(clients);
         moved |= engine.settle(clients, now);

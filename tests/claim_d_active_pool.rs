@@ -9,7 +9,7 @@ use pilotlight::client::{Client, Completed};
 use pilotlight::socket::answer::Room;
 use pilotlight::socket::request::Invoke;
 
-use self::support::node::{TestNode, assert_success, invoke, package, run};
+use self::support::node::{TestNode, assert_success, invoke, package, run, wait_for_status};
 use self::support::rsyslog::{Authority, CLIENT_NAME, Validity};
 use self::support::service::Service;
 
@@ -68,6 +68,10 @@ fn claim_d_invokes_at_once_share_the_vm_until_it_is_full() {
     client.deploy(("ada", "cat"), &package("busybox", &["cat"])).unwrap();
     let open: Vec<_> =
         (0..=CONTAINERS).map(|_| client.submit_open(&invoke("ada", "cat", b"")).unwrap()).collect();
+    // Each waits for its body, so none is free for the next.
+    wait_for_status(&mut node.client(), "all to run", |status| {
+        status["pools"]["running"] == open.len()
+    });
     // Answers come in order here: each body ends only after the answer before it has come.
     let mut done = Vec::new();
     for id in open {

@@ -35,9 +35,11 @@ struct Counts {
 
 /// What has to come about, or the simulation shows nothing of it.
 #[cfg(not(feature = "planted-bugs"))]
-const SIGHTS: [&str; 8] = [
+const SIGHTS: [&str; 10] = [
     "assigned with another's function in it that is the same",
+    "helped by a guest at rest",
     "late reset",
+    "patient",
     "reassigned",
     "reset",
     "reset timeout",

@@ -34,6 +34,12 @@ pub struct Pools {
     pub vms_per_user_max: u32,
     /// Packages loaded in one VM; the longest unused is forgotten.
     pub packages_per_vm: u32,
+    /// While all of a function's containers are busy and their guests compute, how long an invoke
+    /// waits for one of them before another container, or another VM, is made, milliseconds, but
+    /// no longer than half of the time it may wait. Making one takes the core from those that could
+    /// answer meanwhile. While a guest rests, because its programs wait for others, one is made
+    /// without delay. 0: always so.
+    pub patience_millis: u64,
     /// Invokes that run at once on one shard.
     pub inflight_max: u32,
     /// Invokes that wait for a VM on one shard.
@@ -84,6 +90,7 @@ impl Default for Pools {
             containers_per_vm: 8,
             vms_per_user_max: 8,
             packages_per_vm: 32,
+            patience_millis: 50,
             inflight_max: 1024,
             queue_max: 1024,
             queue_per_user_max: 256,
@@ -133,6 +140,7 @@ pub struct PoolLimits {
     pub containers_per_vm: u32,
     pub vms_per_user_max: u32,
     pub packages_per_vm: u32,
+    pub patience_nanos: Nanos,
     pub inflight_max: u32,
     pub queue_max: u32,
     pub queue_per_user_max: u32,
@@ -174,6 +182,7 @@ impl Config {
             containers_per_vm: pools.containers_per_vm,
             vms_per_user_max: pools.vms_per_user_max,
             packages_per_vm: pools.packages_per_vm,
+            patience_nanos: millis(pools.patience_millis),
             inflight_max: pools.inflight_max,
             queue_max: pools.queue_max,
             queue_per_user_max: pools.queue_per_user_max,

@@ -12,6 +12,7 @@ use crate::invoke::{Freshness, Nanos, User, VmId};
 
 use super::Hashing;
 use super::alarm::Alarm;
+use super::crowd::Crowd;
 use super::event::{Effect, FunctionFacts, KeyState, ResetId};
 use super::interior::{Fit, Interior};
 use super::lodger::{Left, Lodger};
@@ -86,23 +87,51 @@ impl Active {
         })
     }
 
-    /// The VM of this key that suits an invoke best: one with a resident container, else one with
-    /// the package, else the one with the fewest invokes.
-    pub(super) fn choose(&self, key: &ActiveKey, facts: &FunctionFacts) -> Option<VmId> {
-        let mut best: Option<(Fit, Reverse<u32>, VmId)> = None;
+    /// The VM of this key that suits an invoke best: one with a resident container, else the one
+    /// that rests, else one with the package, else the one with the fewest invokes.
+    pub(super) fn choose(
+        &self,
+        key: &ActiveKey,
+        facts: &FunctionFacts,
+        resting: Option<VmId>,
+    ) -> Option<(Fit, VmId)> {
+        let mut best: Option<(bool, Fit, Reverse<u32>, VmId)> = None;
         for (_, lodger) in self.chain(key) {
             let Some(fit) = lodger.fit(facts) else {
                 continue;
             };
             if fit == Fit::Resident {
-                return Some(lodger.id());
+                return Some((fit, lodger.id()));
             }
-            let candidate = (fit, Reverse(lodger.running()), lodger.id());
-            if best.is_none_or(|best| (candidate.0, candidate.1) > (best.0, best.1)) {
+            let rests = resting == Some(lodger.id());
+            let candidate = (rests, fit, Reverse(lodger.running()), lodger.id());
+            let rank = |it: (bool, Fit, Reverse<u32>, VmId)| (it.0, it.1, it.2);
+            if best.is_none_or(|best| rank(candidate) > rank(best)) {
                 best = Some(candidate);
             }
         }
-        best.map(|(_, _, vm)| vm)
+        best.map(|(_, fit, _, vm)| (fit, vm))
+    }
+
+    /// The busy containers of a function in the VMs of this key.
+    pub(super) fn crowd(&self, key: &ActiveKey, facts: &FunctionFacts) -> Crowd {
+        let mut crowd = Crowd::default();
+        for (_, lodger) in self.chain(key) {
+            let containers = lodger.interior().containers().iter();
+            let of_it = containers.filter(|it| it.facts.function == facts.function);
+            of_it.filter(|it| it.invoke().is_some()).for_each(|it| crowd.see(it));
+        }
+        crowd
+    }
+
+    /// Asks to look at the guests at work for this key, those that are not being looked at.
+    pub(super) fn look(&self, key: &ActiveKey, effects: &mut Vec<Effect>) {
+        for (_, lodger) in self.chain(key).filter(|(_, lodger)| lodger.running() > 0) {
+            let look = Effect::Look { vm: lodger.id() };
+            if !effects.contains(&look) {
+                effects.push(look);
+            }
+        }
     }
 
     /// VMs of a user.

@@ -160,6 +160,14 @@ pub enum Event {
         /// Which.
         snapshot: SnapshotRef,
     },
+    /// The answer to an [`Effect::Look`].
+    Looked {
+        /// At which VM.
+        vm: VmId,
+        /// Whether its guest sleeps, has taken all it was sent and said nothing that was not taken:
+        /// whatever runs in it waits for others.
+        is_resting: bool,
+    },
     /// Memory is short, still, or no longer. Each time it is said to be tight, something goes that
     /// can: first what is warm beyond the least, then of the idle VMs the oldest.
     Pressure {
@@ -350,6 +358,11 @@ pub enum Effect {
         container: ContainerId,
         /// Which invoke.
         invoke: InvokeId,
+    },
+    /// See whether a guest rests; answered by [`Event::Looked`].
+    Look {
+        /// Which VM's.
+        vm: VmId,
     },
     /// Ask the guest to end an invoke.
     Interrupt {

@@ -59,6 +59,8 @@ pub(super) struct Container {
     pub(super) facts: FunctionFacts,
     pub(super) load: LoadId,
     pub(super) state: ContainerState,
+    /// Since when it is being started; `None`: it has answered.
+    pub(super) starting_since_nanos: Option<Nanos>,
 }
 
 /// What a container does.
@@ -162,8 +164,13 @@ impl Interior {
             give_up_nanos: None,
             used_nanos,
         });
-        let state = ContainerState::Idle { since_nanos: 0 };
-        self.containers.push(Container { id: PREPARED_CONTAINER, facts, load, state });
+        self.containers.push(Container {
+            id: PREPARED_CONTAINER,
+            facts,
+            load,
+            state: ContainerState::Idle { since_nanos: 0 },
+            starting_since_nanos: None,
+        });
     }
 
     /// The VM is put back to its snapshot: its guest has no container and no package.
@@ -318,7 +325,8 @@ impl Interior {
             true => ContainerState::Running(invoke),
             false => ContainerState::AwaitingLoad(invoke),
         };
-        let container = Container { id, facts: *facts, load, state };
+        let starting_since_nanos = Some(now);
+        let container = Container { id, facts: *facts, load, state, starting_since_nanos };
         self.containers.push(container);
         if is_there {
             push_start(vm, &container, invoke, effects);
@@ -478,6 +486,7 @@ impl Interior {
                 if lives_on == LivesOn::Yes || found.facts.contract == Contract::Program =>
             {
                 found.state = ContainerState::Idle { since_nanos: now };
+                found.starting_since_nanos = None;
             }
             _ => self.release(vm, container, effects),
         }

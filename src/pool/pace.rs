@@ -1,12 +1,13 @@
 //! How fast a line of waiting invokes moves, and so how long its last one is going to wait.
 //!
-//! What is measured is the time from when somebody began to wait, over those who left for a VM
-//! since: standing still counts, and what lies long back counts ever less. Nothing is said before
-//! some have left: a line that just formed says nothing of how fast it moves.
+//! What is measured is the time since somebody first left for a VM, over those who left behind them:
+//! standing still counts, and what lies long back counts ever less. What the first waited for, one
+//! more container or VM, says nothing of those behind. Nor does a line that just began to move, so
+//! nothing is said before some have left.
 
 use crate::invoke::Nanos;
 
-/// Departures before they say something.
+/// Departures behind the first before they say something.
 const EVIDENCE: u32 = 8;
 /// Departures that count: with so many, the older half is forgotten.
 const DEPARTURES_MAX: u32 = 64;
@@ -14,28 +15,28 @@ const DEPARTURES_MAX: u32 = 64;
 /// One line's.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
-    since_nanos: Nanos,
+    /// When the first left.
+    since_nanos: Option<Nanos>,
     departures: u32,
 }
 
 impl Pace {
-    /// Somebody waits, and nobody did before.
-    pub(super) fn begin(now: Nanos) -> Self {
-        Self { since_nanos: now, departures: 0 }
-    }
-
     /// One of them got a VM.
     pub(super) fn moved(&mut self, now: Nanos) {
+        let Some(since) = &mut self.since_nanos else {
+            self.since_nanos = Some(now);
+            return;
+        };
         self.departures += 1;
         if self.departures >= DEPARTURES_MAX {
             self.departures /= 2;
-            self.since_nanos = now - now.saturating_sub(self.since_nanos) / 2;
+            *since = now - now.saturating_sub(*since) / 2;
         }
     }
 
     /// How long who comes behind `ahead` others is going to wait; `None`: nobody can tell.
     pub(super) fn wait_behind(&self, ahead: u32, now: Nanos) -> Option<Nanos> {
-        let took = now.saturating_sub(self.since_nanos);
+        let took = now.saturating_sub(self.since_nanos?);
         let wait = u64::from(ahead).saturating_add(1).saturating_mul(took);
         (self.departures >= EVIDENCE).then(|| wait / u64::from(self.departures))
     }
@@ -45,11 +46,11 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// A line in which somebody leaves every `gap`.
+    /// A line in which somebody leaves every `gap`, so many behind the first.
     fn moving(gap: Nanos, departures: u32) -> (Pace, Nanos) {
         let start = 1_000_000;
-        let mut pace = Pace::begin(start);
-        for departure in 1..=u64::from(departures) {
+        let mut pace = Pace::default();
+        for departure in 0..=u64::from(departures) {
             pace.moved(start + departure * gap);
         }
         (pace, start + u64::from(departures) * gap)

@@ -21,6 +21,7 @@ use super::pace::Pace;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiting {
     pub(super) arrival: Arrival,
+    pub(super) since_nanos: Nanos,
     /// When it gives up.
     pub(super) until_nanos: Nanos,
     /// Whether a warm VM would help.
@@ -39,9 +40,9 @@ impl Line {
         Self { waiting: 0, pace: Pace::default() }
     }
 
-    fn join(&mut self, now: Nanos) {
+    fn join(&mut self) {
         if self.waiting == 0 {
-            self.pace = Pace::begin(now);
+            self.pace = Pace::default();
         }
         self.waiting += 1;
     }
@@ -113,9 +114,9 @@ impl Queue {
         if expected.is_some_and(|wait| now.saturating_add(wait) > waiting.until_nanos) {
             return Err(BusyReason::WouldWaitTooLong);
         }
-        self.of_users.entry(user).or_insert_with(Line::empty).join(now);
+        self.of_users.entry(user).or_insert_with(Line::empty).join();
         if waiting.wants_vm {
-            self.for_vms.join(now);
+            self.for_vms.join();
         }
         self.alarm.at_latest(waiting.until_nanos);
         self.waiting.push_back(waiting);
@@ -123,18 +124,27 @@ impl Queue {
     }
 
     /// The first at `place` or behind it, of this user if one is given.
-    pub(super) fn first_from(&self, place: usize, user: Option<&User>) -> Option<(usize, Arrival)> {
+    pub(super) fn first_from(&self, place: usize, user: Option<&User>) -> Option<(usize, Waiting)> {
         let mut rest = self.waiting.range(place..).zip(place..);
         let (found, place) =
             rest.find(|(waiting, _)| user.is_none_or(|user| waiting.arrival.key.user == *user))?;
-        Some((place, found.arrival))
+        Some((place, *found))
+    }
+
+    /// The first that is of the same key and function as this one.
+    pub(super) fn first_like(&self, arrival: &Arrival) -> Option<(usize, Arrival)> {
+        let is_like = |other: &Arrival| {
+            (other.key, other.facts.function) == (arrival.key, arrival.facts.function)
+        };
+        let place = self.waiting.iter().position(|waiting| is_like(&waiting.arrival))?;
+        Some((place, self.waiting.get(place)?.arrival))
     }
 
     /// Whether a warm VM would help the one at `place`, as is known now.
-    pub(super) fn set_wants_vm(&mut self, place: usize, wants_vm: bool, now: Nanos) {
+    pub(super) fn set_wants_vm(&mut self, place: usize, wants_vm: bool) {
         let Some(waiting) = self.waiting.get_mut(place) else { return };
         match (std::mem::replace(&mut waiting.wants_vm, wants_vm), wants_vm) {
-            (false, true) => self.for_vms.join(now),
+            (false, true) => self.for_vms.join(),
             (true, false) => self.for_vms.waiting -= 1,
             (true, true) | (false, false) => {}
         }
@@ -240,7 +250,7 @@ mod tests {
         let key = ActiveKey::from_parts(User::new(user).unwrap(), [0; 32]);
         let (invoke, deadline_nanos) = (InvokeId(number), now + PATIENCE);
         let arrival = Arrival { invoke, key, facts, deadline_nanos };
-        Waiting { arrival, until_nanos: deadline_nanos, wants_vm: true }
+        Waiting { arrival, since_nanos: now, until_nanos: deadline_nanos, wants_vm: true }
     }
 
     #[test]

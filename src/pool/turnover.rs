@@ -148,6 +148,10 @@ impl Pool {
         while let Some(vm) = self.active.idle_expired(now) {
             self.expel(vm, RetireReason::Idle, Blame::Nobody, now, effects);
         }
+        if self.look_alarm.take_due(now) {
+            self.is_looking = true;
+            self.serve = Serve::Everybody;
+        }
         self.warming.roll(&self.limits, now);
         self.leaving.remind(&self.limits, now, effects);
     }

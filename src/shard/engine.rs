@@ -223,12 +223,23 @@ impl Engine {
 
     /// Tells the pool what happened and does what it wants.
     pub(super) fn drive(&mut self, event: Event, now: Nanos, hand: Option<Hand<'_>>) {
+        self.run(event, now, hand);
+    }
+
+    /// The pool's time has come. Whether it wanted more than a look at guests.
+    pub(super) fn tick(&mut self, now: Nanos) -> bool {
+        self.run(Event::Tick, now, None)
+    }
+
+    fn run(&mut self, event: Event, now: Nanos, hand: Option<Hand<'_>>) -> bool {
+        let mut has_done = false;
         let mut effects = std::mem::take(&mut self.effects);
         self.count_fault(&event);
         self.pool.step(event, now, &mut effects);
         let mut next = 0;
         while let Some(effect) = effects.get(next).copied() {
             next += 1;
+            has_done |= !matches!(effect, Effect::Look { .. });
             if let Some(event) = self.perform(effect, hand) {
                 self.count_fault(&event);
                 self.pool.step(event, now, &mut effects);
@@ -236,6 +247,7 @@ impl Engine {
         }
         effects.clear();
         self.effects = effects;
+        has_done
     }
 
     fn count_fault(&mut self, event: &Event) {
@@ -276,6 +288,7 @@ impl Engine {
             Effect::Dispatch { vm, container, invoke } => {
                 return self.dispatch((vm, container), invoke, hand);
             }
+            Effect::Look { vm } => return self.look(vm),
             Effect::Interrupt { vm, invoke } => {
                 return self.on_link(vm, |link| link.cancel(invoke.0));
             }
@@ -316,6 +329,12 @@ impl Engine {
         let fault = act(&mut self.vms.find(vm)?.link).err()?;
         trace::line(format_args!("{vm}: {fault}"));
         Some(Event::VmFault { vm, blame: Blame::Guest })
+    }
+
+    fn look(&mut self, vm: VmId) -> Option<Event> {
+        let mut is_resting = false;
+        let fault = self.on_link(vm, |link| link.is_resting().map(|rests| is_resting = rests));
+        fault.or(Some(Event::Looked { vm, is_resting }))
     }
 
     fn assign(&mut self, vm: VmId, invoke: InvokeId, key: [u8; 32]) -> Option<Event> {

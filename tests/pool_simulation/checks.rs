@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use abi::frame::code::INLINE_BYTES_MAX;
-use pilotlight::invoke::{Freshness, Nanos, VmId};
+use pilotlight::invoke::{Freshness, InvokeId, Nanos, VmId};
 use pilotlight::pool::{FunctionFacts, KeyState, LoadId, Pool, Whereabouts};
 
-use super::{Load, Model, State, Vm};
+use super::{Invoke, Load, Model, State, Vm};
+
+/// How soon after a look at a guest another one is due.
+const LOOK_NANOS: Nanos = 500_000;
 
 impl Model {
     /// Every open invoke is where it should be, and none is overdue after the clock was looked at.
@@ -14,7 +17,8 @@ impl Model {
         self.loading.clear();
         self.waiting.clear();
         let mut entered = Vec::new();
-        for (id, open) in &self.invokes {
+        let mut made = Vec::new();
+        for (id, open) in &mut self.invokes {
             let place = pool.whereabouts(*id);
             let deadline = open.arrival.deadline_nanos;
             let limit = match (place, open.sent) {
@@ -23,6 +27,9 @@ impl Model {
                     deadline.min(open.arrived.saturating_add(self.limits.queue_wait_nanos))
                 }
                 (Some(Whereabouts::Loading { vm }), None) => {
+                    if open.entered.replace(open.entered.unwrap_or(now)).is_none() {
+                        made.push(*id);
+                    }
                     self.loading.insert(*id, vm);
                     entered.push((*id, vm));
                     deadline
@@ -40,6 +47,9 @@ impl Model {
                 let state = self.vms.get(&vm).map(|vm| vm.state);
                 assert_eq!(state, Some(State::Active(open.arrival.key)), "{id} in a lost VM");
             }
+        }
+        for invoke in &made {
+            self.check_patience_was_over(*invoke, &made, now);
         }
         for (invoke, vm) in entered {
             self.enter(invoke, vm);
@@ -109,14 +119,89 @@ impl Model {
         assert_eq!(usize::try_from(self.published_warm), Ok(warm), "warm VMs published");
     }
 
-    pub(super) fn check_nobody_waits_in_vain(&self) {
+    /// When the patience of an invoke ends, if it is to have some: others of its function are busy.
+    /// Those `beside` it are not counted.
+    fn patience_end(&self, open: &Invoke, beside: &[InvokeId]) -> Option<Nanos> {
+        let (key, facts) = (open.arrival.key, open.arrival.facts);
+        let waits_until =
+            open.arrival.deadline_nanos.min(open.arrived + self.limits.queue_wait_nanos);
+        let half = open.arrived + (waits_until - open.arrived) / 2;
+        let (mut is_one_busy, mut since) = (false, open.arrived);
+        for (id, vm) in self.vms.iter().filter(|(_, vm)| vm.state == State::Active(key)) {
+            let of_it = vm.containers.values().filter(|it| it.facts.function == facts.function);
+            for (invoke, container) in of_it.filter_map(|it| Some((it.busy?, it))) {
+                is_one_busy = true;
+                let entered = self.invokes[&invoke].entered.unwrap();
+                since = if container.has_answered { since } else { since.max(entered) };
+            }
+            for (invoke, _) in self.loading.iter().filter(|(_, place)| *place == id) {
+                let loading = self.invokes.get(invoke).filter(|other| other.sent.is_none());
+                let of_it = loading.filter(|it| it.arrival.facts.function == facts.function);
+                if let Some(loading) = of_it.filter(|_| !beside.contains(invoke)) {
+                    is_one_busy = true;
+                    since = since.max(loading.entered.unwrap());
+                }
+            }
+        }
+        let may_be_patient = is_one_busy && facts.freshness != Freshness::Vm;
+        may_be_patient.then_some(half.min(since + self.limits.patience_nanos))
+    }
+
+    /// A container was made for an invoke: nobody else's of its function was busy, or it was done
+    /// with patience, or a guest rested, once.
+    pub(super) fn check_patience_was_over(
+        &mut self,
+        invoke: InvokeId,
+        beside: &[InvokeId],
+        now: Nanos,
+    ) {
+        let open = &self.invokes[&invoke];
+        let is_over = self.patience_end(open, beside).is_none_or(|end| end <= now);
+        if is_over || self.is_arriving {
+            return;
+        }
+        let key = open.arrival.key;
+        assert!(self.rest.take_if(|rest| *rest == key).is_some(), "{invoke} was not patient");
+    }
+
+    /// Invokes that wait, would fit into this VM, the only one of their key, and go in when its guest rests.
+    pub(super) fn patient_with(&self, id: VmId) -> Vec<InvokeId> {
+        let Some(vm) = self.vms.get(&id) else { return Vec::new() };
+        let running = self.invokes.len() - self.waiting.len();
+        let of_key = self.vms.values().filter(|other| other.state.key() == vm.state.key());
+        let is_full = running >= usize::try_from(self.limits.inflight_max).unwrap();
+        if is_full || of_key.count() > 1 || vm.loads.values().any(|load| !load.is_there) {
+            return Vec::new();
+        }
+        let waiting = self.waiting.iter().filter(|invoke| {
+            let arrival = &self.invokes[invoke].arrival;
+            vm.state == State::Active(arrival.key) && self.fits(id, vm, &arrival.facts)
+        });
+        waiting.copied().collect()
+    }
+
+    /// Of those that a guest's rest was to help, one was helped.
+    pub(super) fn check_unblocked(&mut self) {
+        let unblocked = std::mem::take(&mut self.unblocked);
+        if !unblocked.is_empty() {
+            assert!(unblocked.iter().any(|it| !self.waiting.contains(it)), "nobody was helped");
+            self.sight("helped by a guest at rest");
+        }
+    }
+
+    pub(super) fn check_nobody_waits_in_vain(&mut self, pool: &Pool, now: Nanos) {
         let running = self.invokes.len() - self.waiting.len();
         if self.waiting.is_empty() || running >= usize::try_from(self.limits.inflight_max).unwrap()
         {
             return;
         }
+        // Whose patience ends is looked after at the next tick, and that is due then.
+        let wake = pool.next_wake().unwrap_or(Nanos::MAX);
+        let mut is_patient = false;
         for id in &self.waiting {
             let arrival = &self.invokes[id].arrival;
+            let patience_end = self.patience_end(&self.invokes[id], &[]);
+            let may_wait = patience_end.is_some_and(|end| wake <= end);
             let suits = |vm: &Vm| vm.prepared.is_none_or(|facts| facts == arrival.facts);
             let has_warm = self.vms.values().any(|vm| vm.state == State::Warm && suits(vm));
             let user = &arrival.key.user;
@@ -125,15 +210,24 @@ impl Model {
                     let is_of_user = matches!(vm.state, State::Active(key) if key.user == *user);
                     is_of_user && self.taken(*id, vm).0 == 0
                 });
-            assert!(!(has_warm && user_has_room), "{id} waits though a VM is warm");
+            if has_warm && user_has_room {
+                assert!(may_wait, "{id} waits though a VM is warm");
+                is_patient = true;
+            }
             for (place, vm) in &self.vms {
                 let is_its_own = vm.state == State::Active(arrival.key);
-                assert!(
-                    !is_its_own || !self.fits(*place, vm, &arrival.facts),
-                    "{id} waits in vain: {:?} for {place}",
-                    arrival.facts
-                );
+                if is_its_own && self.fits(*place, vm, &arrival.facts) {
+                    let facts = &arrival.facts;
+                    let mut containers = vm.containers.values().filter(|it| it.busy.is_none());
+                    let has_idle = containers.any(|it| it.facts.function == facts.function);
+                    assert!(!has_idle && may_wait, "{id} waits in vain: {facts:?} for {place}");
+                    is_patient = true;
+                }
             }
+        }
+        if is_patient {
+            assert!(wake <= now + LOOK_NANOS, "nobody looks at the guests");
+            self.sight("patient");
         }
     }
 

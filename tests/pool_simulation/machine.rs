@@ -40,7 +40,7 @@ impl Vm {
         let Some(facts) = self.prepared else { return };
         let load = LoadId(1);
         self.loads.insert(load, Load { package: facts.package, is_there: true });
-        let container = Container { facts, load, busy: None, invokes: 0 };
+        let container = Container { facts, load, busy: None, invokes: 0, has_answered: true };
         self.containers.insert(ContainerId(1), container);
         let is_inline = facts.package_bytes <= u64::try_from(INLINE_BYTES_MAX).unwrap();
         let end = window_start + facts.package_bytes;
@@ -91,6 +91,8 @@ pub(super) struct Container {
     pub(super) load: LoadId,
     pub(super) busy: Option<InvokeId>,
     pub(super) invokes: u64,
+    /// Whether it was ready when its snapshot was made, or has answered since it was begun.
+    pub(super) has_answered: bool,
 }
 
 pub(super) struct Load {

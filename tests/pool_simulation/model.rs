@@ -39,6 +39,12 @@ pub(crate) struct Model {
     /// Invokes whose package was on the way before this step, and to which VM.
     loading: BTreeMap<InvokeId, VmId>,
     waiting: BTreeSet<InvokeId>,
+    /// One of these goes into a VM in this step.
+    unblocked: Vec<InvokeId>,
+    /// One more container may be made in this step, for a guest rests.
+    rest: Option<ActiveKey>,
+    /// An invoke comes in this step: those that cannot wait are not patient.
+    is_arriving: bool,
     /// How often each kind of answer was given.
     pub(crate) answers: BTreeMap<&'static str, u64>,
     /// How often what else is to be simulated came about.
@@ -48,6 +54,8 @@ pub(crate) struct Model {
 struct Invoke {
     arrival: Arrival,
     arrived: Nanos,
+    /// When it went into a VM, sent or not.
+    entered: Option<Nanos>,
     sent: Option<(VmId, ContainerId)>,
     cancelled: Option<Nanos>,
     is_interrupted: bool,
@@ -68,6 +76,9 @@ impl Model {
             is_stopping: false,
             loading: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            unblocked: Vec::new(),
+            rest: None,
+            is_arriving: false,
             answers: BTreeMap::new(),
             sights: BTreeMap::new(),
         }
@@ -89,6 +100,8 @@ impl Model {
 
     /// Follows one step and checks it.
     pub(crate) fn step(&mut self, event: &Event, now: Nanos, effects: &[Effect], pool: &Pool) {
+        self.rest = None;
+        self.is_arriving = matches!(event, Event::Invoke(_));
         let mut expected = self.hear(event, now);
         for effect in effects {
             self.follow(effect, event, now);
@@ -100,7 +113,8 @@ impl Model {
         self.check_counts(pool);
         self.check_published();
         if !self.is_stopping {
-            self.check_nobody_waits_in_vain();
+            self.check_nobody_waits_in_vain(pool, now);
+            self.check_unblocked();
         }
         self.check_alarm(pool, now, *event == Event::Tick);
     }
@@ -113,6 +127,7 @@ impl Model {
                 let invoke = Invoke {
                     arrival,
                     arrived: now,
+                    entered: None,
                     sent: None,
                     cancelled: None,
                     is_interrupted: false,
@@ -186,6 +201,10 @@ impl Model {
             Event::SnapshotGone { snapshot } => {
                 self.snapshots.remove(&snapshot);
             }
+            Event::Looked { vm, is_resting } => {
+                self.unblocked = if is_resting { self.patient_with(vm) } else { Vec::new() };
+                self.rest = self.vms.get(&vm).filter(|_| is_resting).and_then(|vm| vm.state.key());
+            }
             Event::Pressure { level } => self.pressure = level,
             Event::Stop => self.is_stopping = true,
         }
@@ -255,7 +274,7 @@ impl Model {
                 let vm = self.active(vm);
                 assert!(vm.loads.get(&load).is_some_and(|load| load.is_there), "not there");
                 assert_eq!(vm.loads[&load].package, facts.package, "another package");
-                let new = Container { facts, load, busy: None, invokes: 0 };
+                let new = Container { facts, load, busy: None, invokes: 0, has_answered: false };
                 assert!(vm.containers.insert(container, new).is_none(), "there already");
                 let memory: u32 = vm.containers.values().map(|c| c.facts.memory_mib).sum();
                 assert!(memory <= limits.memory_mib_max, "memory promised twice");
@@ -263,7 +282,10 @@ impl Model {
                 assert!(count <= limits.containers_per_vm, "too many containers");
             }
             Effect::Dispatch { vm, container, invoke } => {
-                self.follow_dispatch(vm, container, invoke)
+                self.follow_dispatch(vm, container, invoke, now)
+            }
+            Effect::Look { vm } => {
+                self.active(vm);
             }
             Effect::Interrupt { vm, invoke } => {
                 let open = self.invokes.get_mut(&invoke).expect("open");
@@ -474,11 +496,17 @@ impl Model {
         }
     }
 
-    fn follow_dispatch(&mut self, vm: VmId, container: ContainerId, invoke: InvokeId) {
+    fn follow_dispatch(&mut self, vm: VmId, container: ContainerId, invoke: InvokeId, now: Nanos) {
         let open = self.invokes.get_mut(&invoke).expect("an open invoke");
         assert_eq!(open.sent, None, "sent twice");
         open.sent = Some((vm, container));
+        let is_first = open.entered.is_none();
+        open.entered.get_or_insert(now);
         let arrival = open.arrival;
+        let made = self.vms[&vm].containers.get(&container);
+        if is_first && made.is_some_and(|made| made.invokes == 0 && !made.has_answered) {
+            self.check_patience_was_over(invoke, &[], now);
+        }
         self.enter(invoke, vm);
         let vm = self.active(vm);
         assert_eq!(vm.state, State::Active(arrival.key), "into another key's VM");
@@ -555,6 +583,7 @@ impl Model {
         if let Some(container) = vm.containers.get_mut(&container) {
             assert_eq!(container.busy, Some(open.arrival.invoke), "its own container");
             container.busy = None;
+            container.has_answered = true;
             let is_clean = matches!(event, Event::OutcomeArrived { status: Status::Exited, .. });
             // A resident process that ended badly must not stay; one that is rewound may end as it
             // likes.

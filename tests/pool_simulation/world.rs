@@ -190,6 +190,10 @@ impl World {
                 let status = status.unwrap_or(Status::Exited);
                 self.schedule(Event::OutcomeArrived { vm, invoke, status }, 0, 30 * MILLI);
             }
+            Effect::Look { vm } => {
+                let is_resting = self.random.chance(300);
+                self.schedule(Event::Looked { vm, is_resting }, 0, MILLI / 2);
+            }
             Effect::Interrupt { vm, invoke } => {
                 let status = Status::Cancelled;
                 // The outcome may be on its way already; a real guest sends only one.
@@ -310,6 +314,7 @@ fn draw_limits(random: &mut Random) -> PoolLimits {
         containers_per_vm: random.small(1, 4),
         vms_per_user_max: random.small(1, 4),
         packages_per_vm: random.small(1, 3),
+        patience_nanos: random.between(0, 20).saturating_sub(5) * MILLI,
         inflight_max: random.small(1, 24),
         queue_max: random.small(0, 12),
         queue_per_user_max: random.small(1, 12),

@@ -1,0 +1,53 @@
+//! The busy containers of one function in the VMs of one key, when none is idle: until when an
+//! invoke waits for one of them before another one is made.
+//!
+//! A VM has one core. While its guest computes, a container more answers nothing sooner, and making
+//! one takes the core for as long as hundreds of invokes; so the invoke waits. When the guest rests
+//! although programs are busy, they wait for others, and a container more costs nothing: the shard
+//! looks ([`super::Effect::Look`]). Because what computes may be another function, or other cores
+//! free, patience has an end.
+
+use crate::invoke::Nanos;
+
+use super::interior::Container;
+
+/// Busy containers of one function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Crowd {
+    busy: u32,
+    /// When the last of those was begun that have not answered yet.
+    last_start_nanos: Option<Nanos>,
+}
+
+impl Crowd {
+    /// One of its containers.
+    pub(super) fn see(&mut self, container: &Container) {
+        self.busy += 1;
+        self.last_start_nanos = self.last_start_nanos.max(container.starting_since_nanos);
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.busy == 0
+    }
+
+    /// When the patience of an invoke ends that came at `since`: that of several ends one after the
+    /// other, as fast as what is made for them answers.
+    pub(super) fn patience_end(&self, since: Nanos, patience: Nanos) -> Nanos {
+        self.last_start_nanos.unwrap_or(0).max(since).saturating_add(patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_begins_with_the_invoke_or_with_the_last_start() {
+        let old = Crowd { busy: 1, last_start_nanos: None };
+        assert_eq!(old.patience_end(70, 50), 120);
+        let starting = Crowd { busy: 2, last_start_nanos: Some(90) };
+        assert_eq!(starting.patience_end(70, 50), 140);
+        assert_eq!(starting.patience_end(95, 50), 145);
+    }
+}

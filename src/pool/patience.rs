@@ -1,0 +1,112 @@
+//! Patience: an invoke waits for a busy container of its function rather than has another one made,
+//! while the guests it could be made in compute. Who is patient with whom: [`super::crowd`].
+
+use crate::invoke::{Freshness, Nanos, VmId};
+
+use super::crowd::Crowd;
+use super::event::{Arrival, Effect};
+use super::queue::Waiting;
+use super::{Pool, Refusal};
+
+/// How long after a look at a guest the next one is due.
+const LOOK_NANOS: Nanos = 500_000;
+
+/// How long an invoke waits for a busy container of its function.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Patience {
+    None,
+    /// As long as the limit says, but no longer than half of the time it waits for anything.
+    From {
+        since_nanos: Nanos,
+        half_nanos: Nanos,
+    },
+}
+
+impl Patience {
+    /// That of an invoke in the queue, or about to join it.
+    pub(super) fn of(waiting: &Waiting) -> Self {
+        let since_nanos = waiting.since_nanos;
+        let half_nanos = since_nanos + waiting.until_nanos.saturating_sub(since_nanos) / 2;
+        Self::From { since_nanos, half_nanos }
+    }
+}
+
+impl Pool {
+    /// Whether an invoke may have a container made for it now, beside those busy ones of its
+    /// function, and whether it may because a guest rests.
+    ///
+    /// # Errors
+    /// It rather waits.
+    pub(super) fn check_patience(
+        &self,
+        arrival: &Arrival,
+        crowd: &Crowd,
+        patience: Patience,
+        now: Nanos,
+    ) -> Result<bool, Refusal> {
+        let Patience::From { since_nanos, half_nanos } = patience else {
+            return Ok(false);
+        };
+        // Of freshness `vm` each has a VM made for it anyway.
+        if arrival.facts.freshness == Freshness::Vm || crowd.is_empty() {
+            return Ok(false);
+        }
+        let until_nanos = crowd.patience_end(since_nanos, self.limits.patience_nanos);
+        let until_nanos = until_nanos.min(half_nanos);
+        if until_nanos <= now {
+            return Ok(false);
+        }
+        let resting = self.resting.and_then(|vm| self.active.get(vm));
+        match resting.is_some_and(|vm| vm.key() == arrival.key) {
+            true => Ok(true),
+            false => Err(Refusal::Patience { until_nanos }),
+        }
+    }
+
+    /// One that waits out of patience is thought of again when a guest rests, and in time.
+    pub(super) fn be_patient(
+        &mut self,
+        arrival: &Arrival,
+        why: Refusal,
+        now: Nanos,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Refusal::Patience { until_nanos } = why else {
+            return;
+        };
+        self.look_alarm.at_latest(until_nanos.min(now.saturating_add(LOOK_NANOS)));
+        if self.is_looking {
+            self.active.look(&arrival.key, effects);
+        }
+    }
+
+    /// A guest was looked at.
+    pub(super) fn looked(&mut self, vm: VmId, is_resting: bool) {
+        let Some(lodger) = self.active.get(vm).filter(|_| is_resting) else {
+            return;
+        };
+        // One whose package is on the way waits for us.
+        if lodger.interior().load_give_up_nanos().is_none() {
+            self.resting = Some(vm);
+            self.may_serve(lodger.key().user);
+        }
+    }
+
+    /// The oldest invoke that waits for the same function as this one is patient no longer. Whether
+    /// it got room.
+    pub(super) fn hurry_oldest(
+        &mut self,
+        arrival: &Arrival,
+        now: Nanos,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some((place, oldest)) = self.inflight.queue.first_like(arrival) else {
+            return false;
+        };
+        let is_placed = self.place(&oldest, Patience::None, now, effects).is_ok();
+        if is_placed {
+            self.inflight.queue.take_served(place, now);
+        }
+        is_placed
+    }
+}
