@@ -38,7 +38,7 @@ use transport::Transport;
 
 pub use completed::{Collector, Completed, LogRecord};
 pub use error::ClientError;
-pub use listing::{Listing, SnapshotListing};
+pub use listing::{Finishing, Listing, SnapshotListing};
 pub use package::Package;
 
 /// A connection to a node.

@@ -5,7 +5,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +30,7 @@ pub(crate) struct Door {
     listener: Arc<UnixListener>,
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
+    inode: u64,
 }
 
 impl Door {
@@ -42,13 +43,22 @@ impl Door {
         inboxes: Arc<[Arc<Inbox<Letter>>]>,
         config: Arc<Config>,
     ) -> io::Result<Self> {
-        let listener = Arc::new(UnixListener::bind(path)?);
-        std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+        // Bound aside, so that nobody can connect before its mode is what it is to be.
+        let aside = path.with_file_name(format!(".{}", std::process::id()));
+        let _ = std::fs::remove_file(&aside);
+        let listener = Arc::new(UnixListener::bind(&aside)?);
+        let place = || -> io::Result<u64> {
+            std::fs::set_permissions(&aside, Permissions::from_mode(SOCKET_MODE))?;
+            let inode = std::fs::metadata(&aside)?.ino();
+            std::fs::rename(&aside, path)?;
+            Ok(inode)
+        };
+        let inode = place().inspect_err(|_| drop(std::fs::remove_file(&aside)))?;
         let accepting = Arc::clone(&listener);
         let thread = std::thread::Builder::new()
             .name("door".to_owned())
             .spawn(move || accept_all(&accepting, &inboxes, &config))?;
-        Ok(Self { listener, thread: Some(thread), path: path.to_owned() })
+        Ok(Self { listener, thread: Some(thread), path: path.to_owned(), inode })
     }
 }
 
@@ -59,7 +69,10 @@ impl Drop for Door {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
-        drop(std::fs::remove_file(&self.path));
+        // Another node may have taken the place meanwhile.
+        if std::fs::metadata(&self.path).is_ok_and(|there| there.ino() == self.inode) {
+            drop(std::fs::remove_file(&self.path));
+        }
     }
 }
 

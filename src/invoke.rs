@@ -136,6 +136,9 @@ pub struct Function {
     pub user: User,
     /// Its name.
     pub name: FunctionName,
+    /// How often this name was deployed since it was last new.
+    #[serde(default = "first_version")]
+    pub version: u32,
     /// Its code in the store.
     pub package: Digest,
     /// Bytes of the package.
@@ -155,6 +158,11 @@ pub struct Function {
     pub memory_mib: u32,
     /// How long one invoke may take from its arrival, milliseconds.
     pub timeout_millis: u64,
+}
+
+/// Of records and nodes that know no versions.
+fn first_version() -> u32 {
+    1
 }
 
 impl Function {

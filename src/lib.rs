@@ -22,6 +22,7 @@ mod wait;
 pub mod route;
 pub mod pool;
 pub mod store;
+pub mod state;
 pub mod package;
 pub mod metrics;
 pub mod log;

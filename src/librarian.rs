@@ -6,8 +6,10 @@
 //!  shards ◄── Stored, Removed, Opened, Resolved, Refused
 //! ```
 //! What changes the set of functions is told to every shard; the answer to the client travels with
-//! the letter to the shard that asked. A slow name look-up holds up other look-ups only.
+//! the letter to the shard that asked. A package is removed when no function names it and every shard
+//! has let go of it, so that invokes that were accepted before still find it. A slow name look-up holds up other look-ups only.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ pub(crate) enum Job {
     Deploy { ticket: Ticket, user: User, name: FunctionName, settings: Settings, package: Vec<u8> },
     /// Forget one.
     Remove { ticket: Ticket, user: User, name: FunctionName },
+    /// No function of this package is left on this shard, nor an invoke of one.
+    Release { shard: u16, digest: Digest },
     /// Verify a package into sealed memory.
     Open { shard: u16, package: PackageRef, digest: Digest },
     /// Look a logging service's name up.
@@ -92,7 +96,7 @@ impl Librarian {
         inboxes: Arc<[Arc<Inbox<Letter>>]>,
         maker: Sender<Order>,
     ) -> std::io::Result<Self> {
-        let desk = Desk { store, inboxes: Arc::clone(&inboxes), maker };
+        let desk = Desk { store, inboxes: Arc::clone(&inboxes), maker, released: HashMap::new() };
         let (jobs, job_queue) = unbounded();
         let (look_ups, look_up_queue) = unbounded();
         let builder = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -124,16 +128,19 @@ struct Desk {
     store: Arc<Store>,
     inboxes: Arc<[Arc<Inbox<Letter>>]>,
     maker: Sender<Order>,
+    /// Shards that let go of a package since it was last deployed, while others hold on to it.
+    released: HashMap<Digest, HashSet<u16>>,
 }
 
 impl Desk {
-    fn work(self, jobs: &Receiver<Job>) {
+    fn work(mut self, jobs: &Receiver<Job>) {
         for job in jobs {
             match job {
                 Job::Deploy { ticket, user, name, settings, package } => {
                     self.deploy(ticket, (user, name), &settings, &package);
                 }
                 Job::Remove { ticket, user, name } => self.remove(ticket, user, name),
+                Job::Release { shard, digest } => self.release(shard, digest),
                 Job::Open { shard, package, digest } => {
                     let open = self.open(&digest);
                     if let Err(error) = &open {
@@ -153,8 +160,21 @@ impl Desk {
         Ok(OpenPackage { memfd, contents })
     }
 
+    fn release(&mut self, shard: u16, digest: Digest) {
+        let released = self.released.entry(digest).or_default();
+        released.insert(shard);
+        if released.len() < self.inboxes.len() {
+            return;
+        }
+        self.released.remove(&digest);
+        // What is left behind is removed when the node starts next.
+        if let Err(error) = self.store.drop_unused(&digest) {
+            trace::line(format_args!("package {digest} is not removed: {error}"));
+        }
+    }
+
     fn deploy(
-        &self,
+        &mut self,
         ticket: Ticket,
         (user, name): (User, FunctionName),
         settings: &Settings,
@@ -178,6 +198,7 @@ impl Desk {
         };
         match self.store.deploy(&deployment, package) {
             Ok(function) => {
+                self.released.remove(&function.package);
                 let json = serde_json::to_string(&function).unwrap_or_default();
                 self.tell_all(ticket, json, |reply_to| Report::Stored {
                     function: Box::new(function.clone()),

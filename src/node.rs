@@ -15,6 +15,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -91,6 +92,10 @@ impl Node {
         let store = Store::open(&config.paths.state, &config);
         let store = Arc::new(store.map_err(|error| NodeError(error.to_string()))?);
         let functions = store.functions().map_err(|error| NodeError(error.to_string()))?;
+        let (functions, damaged) = functions;
+        for error in damaged {
+            trace::line(format_args!("a function is left out: {error}"));
+        }
         let root_image = RootImage::load(config.paths.root_image.as_deref())
             .map_err(|error| NodeError(format!("the root image cannot be read: {error}")))?;
         let nursery = Nursery::boot(NurserySettings {
@@ -178,10 +183,13 @@ impl Node {
         if let Some(folder) = socket.parent() {
             std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
         }
-        match std::fs::remove_file(socket) {
+        // A socket there was left behind by a node that is gone: nobody answered. It is replaced.
+        match std::fs::symlink_metadata(socket) {
+            Ok(there) if !there.file_type().is_socket() => {
+                return Err(failed(&"what is there is no socket; use another --socket"));
+            }
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&error)),
-            // What was there was left behind by a node that is gone: nobody answered.
-            Err(_) | Ok(()) => {}
+            Ok(_) | Err(_) => {}
         }
         let door = Door::open(socket, Arc::clone(&self.inboxes), Arc::clone(&self.config));
         self.door = Some(door.map_err(|error| failed(&error))?);

@@ -217,6 +217,7 @@ impl Shard {
             moved |= engine.tick(now);
         }
         moved |= engine.deliver_answers(clients);
+        engine.let_go(now);
         moved |= engine.settle(clients, now);
         moved |= engine.flush_vms(now);
         let mut left = Vec::new();
@@ -311,11 +312,11 @@ impl Engine {
                 self.resolved(invoke, found, clients, now);
             }
             Letter::Report(Report::Stored { function, reply_to }) => {
-                self.put_function(*function, now);
+                self.put_function(*function);
                 self.reply(reply_to, clients);
             }
             Letter::Report(Report::Removed { user, name, reply_to }) => {
-                self.remove_function(user, name, now);
+                self.remove_function(user, name);
                 self.reply(reply_to, clients);
             }
             Letter::Report(Report::Refused { client, request, code, message }) => {

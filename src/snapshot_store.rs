@@ -197,6 +197,7 @@ mod tests {
         Function {
             user: User::new("ann").unwrap(),
             name: FunctionName::new("hello").unwrap(),
+            version: 1,
             package: Digest([7; 32]),
             package_bytes: 5000,
             entry: "hello".to_owned(),

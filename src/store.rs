@@ -10,6 +10,7 @@
 //! copy whose digest was computed from the very bytes that went into it, so whatever happens to
 //! the file later changes nothing; what the files say is not trusted.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -23,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 use crate::config::{ARGUMENT_BYTES_MAX, ARGUMENTS_MAX, Config, TIMEOUT_MILLIS_MAX};
 use crate::invoke::{ClientFault, Contract, Digest, Freshness, Function, FunctionName, User};
 use crate::package::{self, Form, PackageError};
+use crate::state::{StateError, StateLock};
 
 /// Bytes copied and hashed at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -38,6 +40,7 @@ pub struct Store {
     limits: Limits,
     /// Numbers the files in `incoming`.
     written: AtomicU64,
+    _lock: StateLock,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +96,8 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The state directory cannot be used.
+    State(StateError),
     /// A function's record makes no sense.
     BadRecord {
         /// The file.
@@ -117,16 +122,17 @@ impl StoreError {
             Self::Client(fault) => fault.code(),
             Self::Package(_) => "bad-package",
             Self::NoSuchPackage { .. } | Self::Damaged { .. } => "package-unavailable",
-            Self::BadRecord { .. } | Self::Io { .. } => "store-failed",
+            Self::State(_) | Self::BadRecord { .. } | Self::Io { .. } => "store-failed",
         }
     }
 }
 
 impl Store {
-    /// Opens the store in a state directory, making what is missing.
+    /// Opens the store in a state directory, making what is missing. Nobody else can as long as it
+    /// lives.
     ///
     /// # Errors
-    /// [`StoreError::Io`] when the directory cannot be made or written.
+    /// [`StoreError::State`] or [`StoreError::Io`] when the directory cannot be had, made or written.
     pub fn open(state: &Path, config: &Config) -> Result<Self, StoreError> {
         let requests = &config.requests;
         let store = Self {
@@ -142,12 +148,13 @@ impl Store {
                 timeout_millis_default: requests.timeout_millis_default,
             },
             written: AtomicU64::new(0),
+            _lock: StateLock::take(state).map_err(StoreError::State)?,
         };
-        make_directory(state)?;
         for directory in [&store.packages, &store.functions, &store.incoming] {
             make_directory(directory)?;
         }
         store.sweep()?;
+        store.sweep_packages()?;
         Ok(store)
     }
 
@@ -159,7 +166,8 @@ impl Store {
         Ok(())
     }
 
-    /// Stores a function and its package, in place of one of the same name.
+    /// Stores a function and its package, in place of one of the same name. The package of that one
+    /// stays until [`Store::drop_unused`].
     ///
     /// # Errors
     /// [`StoreError`]; nothing is stored then, except perhaps a package nobody names.
@@ -174,11 +182,11 @@ impl Store {
                 .map_err(StoreError::Package)?;
         function.package_bytes = u64::try_from(package.len()).unwrap_or(u64::MAX);
         function.package = self.put_package(&package)?;
-        let replaced = self.function(function.user, function.name)?;
-        self.put_function(&function)?;
-        if let Some(replaced) = replaced.filter(|old| old.package != function.package) {
-            self.drop_unused(replaced.package)?;
+        // A record that cannot be read is healed by deploying again.
+        if let Ok(Some(before)) = self.function(function.user, function.name) {
+            function.version = before.version.saturating_add(1);
         }
+        self.put_function(&function)?;
         Ok(function)
     }
 
@@ -228,6 +236,7 @@ impl Store {
         Ok(Function {
             user: deployment.user,
             name: deployment.name,
+            version: 1,
             package: Digest([0; 32]),
             package_bytes: 0,
             entry: deployment.entry.to_owned(),
@@ -334,32 +343,60 @@ impl Store {
     /// # Errors
     /// As for [`Store::function`].
     pub fn list(&self, user: User) -> Result<Vec<Function>, StoreError> {
-        let mut functions = Vec::new();
+        let names = self.names(user)?;
+        let found = names.into_iter().map(|name| self.function(user, name));
+        found.filter_map(Result::transpose).collect()
+    }
+
+    /// The names of a user's functions, in order.
+    fn names(&self, user: User) -> Result<Vec<FunctionName>, StoreError> {
+        let mut names = Vec::new();
         for path in entries(&self.functions.join(user.as_str()))? {
             let name = path.file_name().and_then(|name| name.to_str());
             let name = name.and_then(|name| name.strip_suffix(".json"));
-            let Some(name) = name.and_then(|name| FunctionName::new(name).ok()) else {
-                continue;
-            };
-            functions.extend(self.function(user, name)?);
+            names.extend(name.and_then(|name| FunctionName::new(name).ok()));
         }
-        functions.sort_by_key(|function| function.name);
-        Ok(functions)
+        names.sort();
+        Ok(names)
     }
 
-    /// Every user's functions.
+    /// Every user's functions, and what is wrong with the records that cannot be read: one that is
+    /// damaged concerns its own function only.
     ///
     /// # Errors
-    /// As for [`Store::function`].
-    pub fn functions(&self) -> Result<Vec<Function>, StoreError> {
-        let mut functions = Vec::new();
+    /// [`StoreError::Io`] of a directory.
+    pub fn functions(&self) -> Result<(Vec<Function>, Vec<StoreError>), StoreError> {
+        let (mut functions, mut damaged) = (Vec::new(), Vec::new());
         for path in entries(&self.functions)? {
             let name = path.file_name().and_then(|name| name.to_str());
-            if let Some(user) = name.and_then(|name| User::new(name).ok()) {
-                functions.extend(self.list(user)?);
+            let Some(user) = name.and_then(|name| User::new(name).ok()) else { continue };
+            for name in self.names(user)? {
+                match self.function(user, name) {
+                    Ok(function) => functions.extend(function),
+                    Err(error) => damaged.push(error),
+                }
             }
         }
-        Ok(functions)
+        Ok((functions, damaged))
+    }
+
+    /// Removes packages that no function names: their writing, or that of the record behind them,
+    /// was cut short, or the node ended before it let go of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn sweep_packages(&self) -> Result<(), StoreError> {
+        let (functions, damaged) = self.functions()?;
+        if !damaged.is_empty() {
+            return Ok(());
+        }
+        let used: HashSet<_> = functions.iter().map(|it| self.package_path(&it.package)).collect();
+        for folder in entries(&self.packages)? {
+            for path in entries(&folder)?.into_iter().filter(|path| !used.contains(path)) {
+                fs::remove_file(&path).map_err(|source| failed(&path, source))?;
+            }
+        }
+        Ok(())
     }
 
     /// Sorts functions by when they were deployed, the newest first.
@@ -370,7 +407,7 @@ impl Store {
         });
     }
 
-    /// Removes a function, and its package when no other names it.
+    /// Removes a function. Its package stays until [`Store::drop_unused`].
     ///
     /// # Errors
     /// [`ClientFault::UnknownFunction`] when there is none, or [`StoreError::Io`].
@@ -379,21 +416,25 @@ impl Store {
         if !exists(&path)? {
             return Err(StoreError::Client(ClientFault::UnknownFunction { user, name }));
         }
-        // A record that cannot be read can still be removed.
-        let function = read_record(&path).ok();
-        fs::remove_file(&path).map_err(|source| failed(&path, source))?;
-        if let Some(function) = function {
-            self.drop_unused(function.package)?;
-        }
-        Ok(())
+        // Gone for good: what a client was told is so after a loss of power too.
+        let remove = || {
+            fs::remove_file(&path)?;
+            path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        };
+        remove().map_err(|source| failed(&path, source))
     }
 
-    /// Removes a package unless a function names it. VMs that have it loaded keep their copy.
-    fn drop_unused(&self, digest: Digest) -> Result<(), StoreError> {
-        if self.functions()?.iter().any(|function| function.package == digest) {
+    /// Removes a package unless a function names it, or a record that cannot be read may. VMs that
+    /// have it loaded keep their copy.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn drop_unused(&self, digest: &Digest) -> Result<(), StoreError> {
+        let (functions, damaged) = self.functions()?;
+        if !damaged.is_empty() || functions.iter().any(|function| function.package == *digest) {
             return Ok(());
         }
-        let path = self.package_path(&digest);
+        let path = self.package_path(digest);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != ErrorKind::NotFound => Err(failed(&path, source)),
             _ => Ok(()),
@@ -484,6 +525,7 @@ impl fmt::Display for StoreError {
         match self {
             Self::Client(fault) => fault.fmt(formatter),
             Self::Package(error) => error.fmt(formatter),
+            Self::State(error) => error.fmt(formatter),
             Self::NoSuchPackage { digest } => {
                 write!(formatter, "the store has no package {digest}; deploy the function again")
             }
@@ -511,6 +553,7 @@ impl std::error::Error for StoreError {
         match self {
             Self::Client(fault) => Some(fault),
             Self::Package(error) => Some(error),
+            Self::State(error) => Some(error),
             Self::Io { source, .. } => Some(source),
             Self::NoSuchPackage { .. } | Self::Damaged { .. } | Self::BadRecord { .. } => None,
         }
@@ -557,7 +600,7 @@ mod tests {
         assert_eq!(function.arguments, ["tool", "-v"]);
         assert_eq!((function.memory_mib, function.timeout_millis), (128, 3000));
         let store = open(state.path());
-        assert_eq!(store.functions().unwrap(), std::slice::from_ref(&function));
+        assert_eq!(store.functions().unwrap().0, std::slice::from_ref(&function));
         assert_eq!(store.list(function.user).unwrap(), std::slice::from_ref(&function));
         let contents = Contents::map(store.open_package(&function.package).unwrap()).unwrap();
         assert_eq!(contents.len() as u64, function.package_bytes);
@@ -589,13 +632,17 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let store = open(state.path());
         let user = User::new("ann").unwrap();
-        store.deploy(&deployment("one"), &program(b"x")).unwrap();
+        let x = store.deploy(&deployment("one"), &program(b"x")).unwrap().package;
         store.deploy(&deployment("two"), &program(b"x")).unwrap();
         assert_eq!(packages(state.path()).len(), 1, "same program, one package");
         store.deploy(&deployment("two"), &program(b"y")).unwrap();
-        assert_eq!(packages(state.path()).len(), 2);
+        store.drop_unused(&x).unwrap();
+        assert_eq!(packages(state.path()).len(), 2, "one still names it");
         store.remove(user, FunctionName::new("one").unwrap()).unwrap();
+        assert_eq!(packages(state.path()).len(), 2, "an invoke may still need it");
+        store.drop_unused(&x).unwrap();
         assert_eq!(packages(state.path()).len(), 1);
+        store.drop_unused(&x).unwrap();
         let again = store.remove(user, FunctionName::new("one").unwrap()).unwrap_err();
         assert_eq!(again.code(), "unknown-function");
     }
@@ -607,6 +654,35 @@ mod tests {
         fs::write(state.path().join("incoming/1-1"), b"half").unwrap();
         open(state.path());
         assert!(entries(&state.path().join("incoming")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn packages_that_nothing_names_are_removed_at_the_next_start() {
+        let state = tempfile::tempdir().unwrap();
+        let store = open(state.path());
+        store.deploy(&deployment("one"), &program(b"x")).unwrap();
+        store.deploy(&deployment("one"), &program(b"y")).unwrap();
+        assert_eq!(packages(state.path()).len(), 2, "it ended before it let go of the first");
+        drop(store);
+        let store = open(state.path());
+        let kept = &store.functions().unwrap().0[0];
+        assert_eq!(packages(state.path()), [store.package_path(&kept.package)]);
+        store.open_package(&kept.package).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_record_costs_its_own_function_only() {
+        let state = tempfile::tempdir().unwrap();
+        let store = open(state.path());
+        store.deploy(&deployment("good"), &program(b"x")).unwrap();
+        store.deploy(&deployment("bad"), &program(b"y")).unwrap();
+        fs::write(state.path().join("functions/ann/bad.json"), b"{").unwrap();
+        drop(store);
+        let store = open(state.path());
+        let (functions, damaged) = store.functions().unwrap();
+        assert_eq!(functions.len(), 1);
+        assert!(damaged[0].to_string().contains("functions/ann/bad.json"), "{damaged:?}");
+        assert_eq!(packages(state.path()).len(), 2, "its package may be what the record named");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use pilotlight::client::Listing;
+use pilotlight::invoke::Function;
 use serde_json::json;
 
 use super::fault::Fault;
@@ -36,7 +37,7 @@ impl List {
 
 fn text(user: &str, listing: &Listing) -> String {
     let functions = &listing.functions;
-    if functions.is_empty() {
+    if functions.is_empty() && listing.finishing.is_empty() {
         return format!(
             "{user} has no functions; `pilotlight deploy NAME --program PATH` adds one\n"
         );
@@ -46,16 +47,27 @@ fn text(user: &str, listing: &Listing) -> String {
         .enumerate()
         .map(|(place, function)| {
             let snapshot = listing.snapshots.get(place);
-            [
-                function.name.to_string(),
-                function.contract.to_string(),
-                format!("{} MiB", function.memory_mib),
-                humantime::format_duration(function.timeout()).to_string(),
-                report::bytes(function.package_bytes),
-                snapshot.map_or("-", |snapshot| snapshot.state.as_str()).to_owned(),
-                function.arguments.join(" "),
-            ]
+            let state = snapshot.map_or("-", |snapshot| snapshot.state.as_str());
+            row(function, state.to_owned())
         })
+        .chain(listing.finishing.iter().map(|finishing| {
+            row(&finishing.function, format!("{} open, then gone", finishing.invokes))
+        }))
         .collect();
-    report::table(["NAME", "CONTRACT", "MEMORY", "TIMEOUT", "SIZE", "SNAPSHOT", "ARGUMENTS"], &rows)
+    let heads =
+        ["NAME", "VERSION", "CONTRACT", "MEMORY", "TIMEOUT", "SIZE", "SNAPSHOT", "ARGUMENTS"];
+    report::table(heads, &rows)
+}
+
+fn row(function: &Function, state: String) -> [String; 8] {
+    [
+        function.name.to_string(),
+        function.version.to_string(),
+        function.contract.to_string(),
+        format!("{} MiB", function.memory_mib),
+        humantime::format_duration(function.timeout()).to_string(),
+        report::bytes(function.package_bytes),
+        state,
+        function.arguments.join(" "),
+    ]
 }

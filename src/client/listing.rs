@@ -12,6 +12,19 @@ pub struct Listing {
     /// Their snapshots, in the same order; empty from a node that knows no such thing.
     #[serde(default)]
     pub snapshots: Vec<SnapshotListing>,
+    /// Versions that were replaced or removed while invokes were open, as the shard that was asked
+    /// knows them.
+    #[serde(default)]
+    pub finishing: Vec<Finishing>,
+}
+
+/// A version on which invokes finish that came before it was replaced or removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finishing {
+    /// The version.
+    pub function: Function,
+    /// Its open invokes.
+    pub invokes: u64,
 }
 
 /// What a node knows of a function's snapshot.

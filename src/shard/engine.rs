@@ -282,7 +282,7 @@ impl Engine {
             Effect::Acquire { vm, container, function, load } => {
                 self.metrics.acquires += 1;
                 self.acquired = Some((vm, container, moment()));
-                let entry = self.catalog.entry(function);
+                let entry = self.catalog.entry(function)?;
                 return self.on_link(vm, |link| link.acquire(container.0, load.0, &entry.acquire));
             }
             Effect::Dispatch { vm, container, invoke } => {
@@ -395,7 +395,9 @@ impl Engine {
 
     /// Brings a package into a VM, now or once it is verified.
     fn load(&mut self, wanted: WaitingLoad) -> Option<Event> {
-        let (digest, package) = self.catalog.package(wanted.package);
+        let Some((digest, package)) = self.catalog.package(wanted.package) else {
+            return Some(Event::LoadFailed { vm: wanted.vm, load: wanted.load });
+        };
         match package {
             Package::Open(open) => {
                 let open = Rc::clone(open);
@@ -416,8 +418,9 @@ impl Engine {
     /// Has a package verified, unless that is done or under way: an invoke that waits for its VM
     /// need not wait for that as well.
     pub(super) fn open(&mut self, wanted: PackageRef) {
-        let (digest, package) = self.catalog.package(wanted);
-        if matches!(package, Package::Closed) {
+        if let Some((digest, package)) = self.catalog.package(wanted)
+            && matches!(package, Package::Closed)
+        {
             *package = Package::Opening;
             self.librarian.ask(Job::Open { shard: self.shard, package: wanted, digest });
         }
@@ -461,7 +464,8 @@ impl Engine {
 
     /// The librarian has verified a package, or could not.
     pub(super) fn opened(&mut self, package: PackageRef, open: Option<OpenPackage>, now: Nanos) {
-        let (digest, state) = self.catalog.package(package);
+        // All its functions may have gone meanwhile, with their invokes.
+        let Some((digest, state)) = self.catalog.package(package) else { return };
         let open = open.map(Rc::new);
         *state = open.as_ref().map_or(Package::Closed, |open| Package::Open(Rc::clone(open)));
         let mut index = 0;

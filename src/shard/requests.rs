@@ -487,7 +487,17 @@ impl Engine {
         let describe =
             |entry: &&Rc<Entry>| self.describe_snapshot(entry.function.name, entry.facts.snapshot);
         let snapshots: Vec<_> = entries.iter().map(describe).collect();
-        let listing = serde_json::json!({ "functions": functions, "snapshots": snapshots });
+        let finishing: Vec<_> = self
+            .catalog
+            .finishing(user)
+            .into_iter()
+            .map(|(function, invokes)| serde_json::json!({ "function": function, "invokes": invokes }))
+            .collect();
+        let listing = serde_json::json!({
+            "functions": functions,
+            "snapshots": snapshots,
+            "finishing": finishing,
+        });
         Handled::Reply(listing.to_string().into_bytes())
     }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::catalog::SnapshotState;
+use super::catalog::{SnapshotState, Unused};
 use super::engine::Engine;
 use crate::invoke::{Function, FunctionName, Nanos, User};
+use crate::librarian::Job;
 use crate::maker::SnapshotNews;
 use crate::pool::{Event, SnapshotRef};
 use crate::snapshot_store::FunctionSnapshot;
@@ -15,21 +16,25 @@ use crate::snapshot_store::FunctionSnapshot;
 impl Engine {
     /// A function was deployed. If another one of the same code and settings has a snapshot, it has
     /// one at once.
-    pub(super) fn put_function(&mut self, function: Function, now: Nanos) {
-        let unused = self.catalog.put(function);
-        self.drop_snapshot(unused, now);
+    pub(super) fn put_function(&mut self, function: Function) {
+        self.catalog.put(function);
     }
 
     /// A function was removed.
-    pub(super) fn remove_function(&mut self, user: User, name: FunctionName, now: Nanos) {
-        let unused = self.catalog.remove(user, name);
-        self.drop_snapshot(unused, now);
+    pub(super) fn remove_function(&mut self, user: User, name: FunctionName) {
+        self.catalog.remove(user, name);
     }
 
-    /// No function asks for it any more.
-    fn drop_snapshot(&mut self, unused: Option<SnapshotRef>, now: Nanos) {
-        let Some(snapshot) = unused else { return };
-        self.drive(Event::SnapshotGone { snapshot }, now, None);
+    /// Lets go of functions that were replaced or removed, behind the answers of their last invokes.
+    pub(super) fn let_go(&mut self, now: Nanos) {
+        while let Some(Unused { package, snapshot }) = self.catalog.let_go() {
+            if let Some(digest) = package {
+                self.librarian.ask(Job::Release { shard: self.shard, digest });
+            }
+            if let Some(snapshot) = snapshot {
+                self.drive(Event::SnapshotGone { snapshot }, now, None);
+            }
+        }
     }
 
     /// The maker made a snapshot, or could not, or had to drop one. The functions it is of may be
