@@ -39,6 +39,8 @@ pub const POLL_MICROS_MAX: u32 = 1_000_000;
 const VERIFY_MICROS_MAX: u32 = 1_000_000;
 /// Shards a node may have: each has a segment in the index all of them read.
 pub const SHARDS_MAX: usize = 64;
+/// How alike two keys are when one may be meant for the other, thousandths.
+const LIKENESS_MIN: u32 = 750;
 /// Longest time a function may run: as AWS Lambda, 15 minutes.
 pub const TIMEOUT_MILLIS_MAX: u64 = 15 * 60 * 1000;
 
@@ -301,7 +303,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] as for [`Config::load`].
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError(error.to_string()))?;
+        let unread = |error: toml::de::Error| {
+            let hint = suggestion(error.message()).unwrap_or_default();
+            ConfigError(format!("{}{hint}", error.to_string().trim_end()))
+        };
+        let config: Self = toml::from_str(text).map_err(unread)?;
         config.check()?;
         Ok(config)
     }
@@ -437,6 +443,15 @@ impl Config {
     }
 }
 
+/// The key that was probably meant, when a message says that one is unknown and which there are.
+fn suggestion(message: &str) -> Option<String> {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let unknown = names.next().filter(|_| message.starts_with("unknown field"))?;
+    let likeness = |name: &&str| (strsim::jaro_winkler(unknown, name) * 1000.0) as u32;
+    let meant = names.max_by_key(likeness).filter(|name| likeness(name) > LIKENESS_MIN)?;
+    Some(format!("; did you mean `{meant}`?"))
+}
+
 /// Default state directory: `/var/lib/pilotlight` for root, else `~/.local/state/pilotlight`
 /// (`$XDG_STATE_HOME` first).
 #[must_use]
@@ -515,7 +530,11 @@ mod tests {
         let error = Config::parse("[pools]\nwarm_target = 2\nwarm_tagret = 3\n").unwrap_err();
         let text = error.to_string();
         assert!(text.contains("warm_tagret") && text.contains("line 3"), "{text}");
-        assert!(text.contains("`warm_target`"), "{text}");
+        assert!(text.ends_with("did you mean `warm_target`?"), "{text}");
+        let error = Config::parse("[pols]\n").unwrap_err().to_string();
+        assert!(error.ends_with("did you mean `pools`?"), "{error}");
+        let error = Config::parse("[pools]\nxyzzy = 1\n").unwrap_err().to_string();
+        assert!(error.contains("warm_target") && !error.contains("did you mean"), "{error}");
     }
 
     #[test]

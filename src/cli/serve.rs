@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use pilotlight::{Config, Flavour, Node};
+use pilotlight::{Config, Flavour, Node, available_cores};
 use serde_json::json;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -27,6 +27,9 @@ pub(crate) struct Serve {
     /// /run/pilotlight/node.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Say whether a node would start with this configuration, and start none
+    #[arg(long)]
+    check_config: bool,
     #[command(flatten)]
     report: Report,
 }
@@ -47,6 +50,9 @@ impl Serve {
         if let Some(state) = &self.state {
             config.paths.state.clone_from(state);
         }
+        if self.check_config {
+            return self.check(&config);
+        }
         let socket = self.socket.clone().unwrap_or_else(|| config.paths.socket.clone());
         // From here on a signal waits until the node is up, so that it always stops in order.
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
@@ -63,6 +69,15 @@ impl Serve {
         });
         node.stop();
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// What [`Node::start`] looks at before it touches anything.
+    fn check(&self, config: &Config) -> Result<ExitCode, Fault> {
+        config.check()?;
+        let cores = config.core_split(&available_cores()?)?;
+        self.report.print(&json!({ "shards": cores.shards, "guests": cores.guests }), || {
+            format!("ok: shards on cores {:?}, VMs on {:?}\n", cores.shards, cores.guests)
+        })
     }
 
     fn ready(&self, node: &Node, socket: &std::path::Path) -> Result<(), Fault> {
