@@ -118,7 +118,9 @@ impl Node {
         let librarian = Librarian::start(Arc::clone(&store), Arc::clone(&inboxes), orders.clone())
             .map_err(broken)?;
         let librarian = Arc::new(librarian);
-        let limits = config.pool_limits(u32::from(shards), nursery.window_start());
+        let mut limits = config.pool_limits(u32::from(shards), nursery.window_start());
+        let guest_cores = cores.guests.len().div_ceil(cores.shards.len().max(1));
+        limits.guest_cores = u32::try_from(guest_cores).unwrap_or(u32::MAX);
         let (config, nursery) = (Arc::new(config), Arc::new(nursery));
         let (index, publishers) = Index::new(shards, config.pools.vms_max);
         let mut by_age = functions.clone();

@@ -30,6 +30,7 @@ mod crowd;
 mod demand;
 mod inflight;
 mod interior;
+mod kinds;
 mod leaving;
 mod lodger;
 mod pace;
@@ -58,7 +59,7 @@ use inflight::{Inflight, Running};
 use interior::{Entry, Fit, LivesOn};
 use leaving::Leaving;
 use lodger::Left;
-use patience::Patience;
+use patience::{Patience, Room};
 use queue::Waiting;
 use warming::Warming;
 
@@ -99,7 +100,7 @@ enum Serve {
 /// Who found no room in this look through the queue, and beside whom: others that want the same do
 /// not either, for nothing has become free meanwhile that is not looked at again. Only their
 /// patience is their own.
-type Refused = Vec<(ActiveKey, FunctionRef, Crowd, Refusal)>;
+type Refused = Vec<(ActiveKey, FunctionRef, (Crowd, Room), Refusal)>;
 
 /// How many of them are remembered; further ones are tried one by one.
 const REFUSED_MAX: usize = 16;
@@ -264,7 +265,8 @@ impl Pool {
         let mut has_rest = false;
         if !is_resident {
             let crowd = self.active.crowd(&arrival.key, &arrival.facts);
-            has_rest = self.check_patience(arrival, &crowd, patience, now)?;
+            let room = if chosen.is_some() { Room::OwnVm } else { Room::NewVm };
+            has_rest = self.check_patience(arrival, (&crowd, room), patience, now)?;
         }
         match chosen {
             Some((_, vm)) => {
@@ -362,6 +364,11 @@ impl Pool {
                     self.inflight.queue.set_wants_vm(place, refusal == Refusal::NoWarm);
                     self.be_patient(&waiting.arrival, refusal, now, effects);
                     place += 1;
+                    // The rest wants what was refused. Whose patience ends is found by ticks.
+                    let kinds = user.and_then(|user| self.inflight.queue.kinds_of(&user));
+                    if !self.is_looking && kinds == Some(refused.len()) {
+                        break;
+                    }
                 }
             }
         }
@@ -381,8 +388,8 @@ impl Pool {
         let (key, function) = (arrival.key, arrival.facts.function);
         let mut before = refused.iter();
         let before = before.find(|before| (before.0, before.1) == (key, function)).copied();
-        if let Some((_, _, crowd, refusal)) = before {
-            self.check_patience(arrival, &crowd, Patience::of(waiting), now)?;
+        if let Some((_, _, (crowd, room), refusal)) = before {
+            self.check_patience(arrival, (&crowd, room), Patience::of(waiting), now)?;
             if !matches!(refusal, Refusal::Patience { .. }) {
                 return Err(refusal);
             }
@@ -393,7 +400,9 @@ impl Pool {
             && refused.len() < REFUSED_MAX
         {
             let crowd = self.active.crowd(&key, &arrival.facts);
-            refused.push((key, function, crowd, refusal));
+            let chosen = self.active.choose(&key, &arrival.facts, None);
+            let room = if chosen.is_some() { Room::OwnVm } else { Room::NewVm };
+            refused.push((key, function, (crowd, room), refusal));
         }
         placed
     }

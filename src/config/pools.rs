@@ -37,7 +37,8 @@ pub struct Pools {
     /// While all of a function's containers are busy and their guests compute, how long an invoke
     /// waits for one of them before another container, or another VM, is made, milliseconds, but
     /// no longer than half of the time it may wait. Making one takes the core from those that could
-    /// answer meanwhile. While a guest rests, because its programs wait for others, one is made
+    /// answer meanwhile. Another VM, while as many are at work as there are cores for them, takes ten
+    /// times as long. While a guest rests, because its programs wait for others, one is made
     /// without delay. 0: always so.
     pub patience_millis: u64,
     /// Invokes that run at once on one shard.
@@ -155,6 +156,8 @@ pub struct PoolLimits {
     pub reset_timeout_nanos: Nanos,
     pub deadline_grace_nanos: Nanos,
     pub retire_patience_nanos: Nanos,
+    /// Cores on which VMs of the shard run.
+    pub guest_cores: u32,
     /// Memory the containers of one VM may be promised together, MiB.
     pub memory_mib_max: u32,
     /// Bytes of the image window behind the root image.
@@ -164,8 +167,8 @@ pub struct PoolLimits {
 }
 
 impl Config {
-    /// The limits of one shard out of `shards`: what is per node is divided, at least one each.
-    /// `root_image_bytes` lie at the start of the image window.
+    /// The limits of one shard out of `shards`, whose VMs run on one core: what is per node is
+    /// divided, at least one each. `root_image_bytes` lie at the start of the image window.
     #[must_use]
     pub fn pool_limits(&self, shards: u32, root_image_bytes: u64) -> PoolLimits {
         let pools = &self.pools;
@@ -197,6 +200,7 @@ impl Config {
             reset_timeout_nanos: millis(pools.reset_timeout_millis),
             deadline_grace_nanos: millis(pools.deadline_grace_millis),
             retire_patience_nanos: millis(pools.retire_patience_millis),
+            guest_cores: 1,
             memory_mib_max: self.memory_mib_max(),
             window_bytes: layout::WINDOW_BYTES.saturating_sub(window_start),
             window_start,

@@ -148,6 +148,12 @@ impl Active {
         idle.min().map(|(_, vm)| vm)
     }
 
+    /// VMs in which something runs.
+    pub(super) fn busy_count(&self) -> u32 {
+        let busy = self.lodgers().filter(|lodger| lodger.running() > 0);
+        u32::try_from(busy.count()).unwrap_or(u32::MAX)
+    }
+
     /// VMs that are idle.
     pub(super) fn idle_count(&self) -> u32 {
         let idle = self.lodgers().filter(|lodger| lodger.idle_since().is_some());

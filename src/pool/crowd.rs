@@ -15,15 +15,15 @@ use super::interior::Container;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Crowd {
     busy: u32,
-    /// When the last of those was begun that have not answered yet.
-    last_start_nanos: Option<Nanos>,
+    /// When the last of them was made.
+    last_made_nanos: Option<Nanos>,
 }
 
 impl Crowd {
     /// One of its containers.
     pub(super) fn see(&mut self, container: &Container) {
         self.busy += 1;
-        self.last_start_nanos = self.last_start_nanos.max(container.starting_since_nanos);
+        self.last_made_nanos = self.last_made_nanos.max(container.made_nanos);
     }
 
     /// Whether there is none.
@@ -32,9 +32,9 @@ impl Crowd {
     }
 
     /// When the patience of an invoke ends that came at `since`: that of several ends one after the
-    /// other, as fast as what is made for them answers.
+    /// other.
     pub(super) fn patience_end(&self, since: Nanos, patience: Nanos) -> Nanos {
-        self.last_start_nanos.unwrap_or(0).max(since).saturating_add(patience)
+        self.last_made_nanos.unwrap_or(0).max(since).saturating_add(patience)
     }
 }
 
@@ -43,11 +43,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_begins_with_the_invoke_or_with_the_last_start() {
-        let old = Crowd { busy: 1, last_start_nanos: None };
+    fn patience_begins_with_the_invoke_or_with_the_last_container() {
+        let old = Crowd { busy: 1, last_made_nanos: None };
         assert_eq!(old.patience_end(70, 50), 120);
-        let starting = Crowd { busy: 2, last_start_nanos: Some(90) };
-        assert_eq!(starting.patience_end(70, 50), 140);
-        assert_eq!(starting.patience_end(95, 50), 145);
+        let new = Crowd { busy: 2, last_made_nanos: Some(90) };
+        assert_eq!(new.patience_end(70, 50), 140);
+        assert_eq!(new.patience_end(95, 50), 145);
     }
 }

@@ -59,8 +59,8 @@ pub(super) struct Container {
     pub(super) facts: FunctionFacts,
     pub(super) load: LoadId,
     pub(super) state: ContainerState,
-    /// Since when it is being started; `None`: it has answered.
-    pub(super) starting_since_nanos: Option<Nanos>,
+    /// When it was made; `None`: it was in the snapshot.
+    pub(super) made_nanos: Option<Nanos>,
 }
 
 /// What a container does.
@@ -169,7 +169,7 @@ impl Interior {
             facts,
             load,
             state: ContainerState::Idle { since_nanos: 0 },
-            starting_since_nanos: None,
+            made_nanos: None,
         });
     }
 
@@ -325,8 +325,8 @@ impl Interior {
             true => ContainerState::Running(invoke),
             false => ContainerState::AwaitingLoad(invoke),
         };
-        let starting_since_nanos = Some(now);
-        let container = Container { id, facts: *facts, load, state, starting_since_nanos };
+        let made_nanos = Some(now);
+        let container = Container { id, facts: *facts, load, state, made_nanos };
         self.containers.push(container);
         if is_there {
             push_start(vm, &container, invoke, effects);
@@ -486,7 +486,6 @@ impl Interior {
                 if lives_on == LivesOn::Yes || found.facts.contract == Contract::Program =>
             {
                 found.state = ContainerState::Idle { since_nanos: now };
-                found.starting_since_nanos = None;
             }
             _ => self.release(vm, container, effects),
         }

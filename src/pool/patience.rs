@@ -11,6 +11,18 @@ use super::{Pool, Refusal};
 /// How long after a look at a guest the next one is due.
 const LOOK_NANOS: Nanos = 500_000;
 
+/// How many times longer patience is when what would be made has no core to run on.
+const CROWDED: u64 = 10;
+
+/// Where a container would be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// In a VM of its key.
+    OwnVm,
+    /// In a VM that has yet to become one.
+    NewVm,
+}
+
 /// How long an invoke waits for a busy container of its function.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Patience {
@@ -32,7 +44,7 @@ impl Patience {
 }
 
 impl Pool {
-    /// Whether an invoke may have a container made for it now, beside those busy ones of its
+    /// Whether an invoke may have a container made for it there now, beside those busy ones of its
     /// function, and whether it may because a guest rests.
     ///
     /// # Errors
@@ -40,7 +52,7 @@ impl Pool {
     pub(super) fn check_patience(
         &self,
         arrival: &Arrival,
-        crowd: &Crowd,
+        (crowd, room): (&Crowd, Room),
         patience: Patience,
         now: Nanos,
     ) -> Result<bool, Refusal> {
@@ -51,8 +63,11 @@ impl Pool {
         if arrival.facts.freshness == Freshness::Vm || crowd.is_empty() {
             return Ok(false);
         }
-        let until_nanos = crowd.patience_end(since_nanos, self.limits.patience_nanos);
-        let until_nanos = until_nanos.min(half_nanos);
+        let mut patience_nanos = self.limits.patience_nanos;
+        if room == Room::NewVm && self.active.busy_count() >= self.limits.guest_cores {
+            patience_nanos *= CROWDED;
+        }
+        let until_nanos = crowd.patience_end(since_nanos, patience_nanos).min(half_nanos);
         if until_nanos <= now {
             return Ok(false);
         }

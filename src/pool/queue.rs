@@ -7,7 +7,7 @@
 //! Invariants: fixed room, for all and for each user; a line's counts agree with what is there;
 //! what an answer in a VM costs here does not grow with what others have waiting.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::config::PoolLimits;
 use crate::invoke::{BusyReason, InvokeId, Nanos, User};
@@ -15,6 +15,7 @@ use crate::invoke::{BusyReason, InvokeId, Nanos, User};
 use super::Hashing;
 use super::alarm::Alarm;
 use super::event::Arrival;
+use super::kinds::Kinds;
 use super::pace::Pace;
 
 /// An invoke without a VM.
@@ -52,13 +53,20 @@ impl Line {
     }
 }
 
+/// Those of one user.
+#[derive(Clone, Copy, Debug)]
+struct UserLine {
+    line: Line,
+    kinds: Kinds,
+}
+
 /// The queue.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
     /// Of each user who has some waiting. Users choose their names, but no more of them are in it
     /// than may wait, so names chosen to collide make it no slower than a list.
-    of_users: HashMap<User, Line, Hashing>,
+    of_users: HashMap<User, UserLine, Hashing>,
     for_vms: Line,
     alarm: Alarm,
 }
@@ -80,7 +88,12 @@ impl Queue {
     }
 
     pub(super) fn count_of(&self, user: &User) -> u32 {
-        self.of_users.get(user).map_or(0, |line| line.waiting)
+        self.of_users.get(user).map_or(0, |of_user| of_user.line.waiting)
+    }
+
+    /// Of how many kinds a user's are; `None`: too many to tell.
+    pub(super) fn kinds_of(&self, user: &User) -> Option<usize> {
+        self.of_users.get(user).map_or(Some(0), |of_user| of_user.kinds.count())
     }
 
     /// Those that a warm VM would help.
@@ -109,12 +122,15 @@ impl Queue {
         if self.count_of(&user) >= limits.queue_per_user_max {
             return Err(BusyReason::UserQueueFull);
         }
-        let in_own = self.of_users.get(&user).and_then(|line| line.wait(now));
+        let in_own = self.of_users.get(&user).and_then(|of_user| of_user.line.wait(now));
         let expected = in_own.or_else(|| self.for_vms.wait(now).filter(|_| waiting.wants_vm));
         if expected.is_some_and(|wait| now.saturating_add(wait) > waiting.until_nanos) {
             return Err(BusyReason::WouldWaitTooLong);
         }
-        self.of_users.entry(user).or_insert_with(Line::empty).join();
+        let new = || UserLine { line: Line::empty(), kinds: Kinds::default() };
+        let of_user = self.of_users.entry(user).or_insert_with(new);
+        of_user.line.join();
+        of_user.kinds.add(&waiting.arrival);
         if waiting.wants_vm {
             self.for_vms.join();
         }
@@ -156,8 +172,8 @@ impl Queue {
         if waiting.wants_vm {
             self.for_vms.pace.moved(now);
         }
-        if let Some(line) = self.of_users.get_mut(&waiting.arrival.key.user) {
-            line.pace.moved(now);
+        if let Some(of_user) = self.of_users.get_mut(&waiting.arrival.key.user) {
+            of_user.line.pace.moved(now);
         }
         self.take(place);
     }
@@ -169,9 +185,10 @@ impl Queue {
             self.for_vms.waiting -= 1;
         }
         let user = &waiting.arrival.key.user;
-        if let Some(line) = self.of_users.get_mut(user) {
-            line.waiting -= 1;
-            if line.waiting == 0 {
+        if let Some(of_user) = self.of_users.get_mut(user) {
+            of_user.kinds.remove(&waiting.arrival);
+            of_user.line.waiting -= 1;
+            if of_user.line.waiting == 0 {
                 self.of_users.remove(user);
             }
         }
@@ -210,12 +227,16 @@ impl Queue {
     pub(super) fn check(&self) {
         let wanting = self.waiting.iter().filter(|waiting| waiting.wants_vm).count();
         assert_eq!(u32::try_from(wanting), Ok(self.for_vms.waiting), "the line for VMs adds up");
-        let in_lines: u32 = self.of_users.values().map(|line| line.waiting).sum();
+        let in_lines: u32 = self.of_users.values().map(|of_user| of_user.line.waiting).sum();
         assert_eq!(in_lines, self.count(), "users' lines add up");
-        for (user, line) in &self.of_users {
+        for (user, UserLine { line, kinds }) in &self.of_users {
             let of_user = self.waiting.iter().filter(|waiting| waiting.arrival.key.user == *user);
-            assert_eq!(u32::try_from(of_user.count()), Ok(line.waiting), "a user's line adds up");
+            let of_user: Vec<_> = of_user.map(|waiting| &waiting.arrival).collect();
+            assert_eq!(u32::try_from(of_user.len()), Ok(line.waiting), "a user's line adds up");
             assert!(line.waiting > 0, "a line nobody waits in");
+            let distinct: HashSet<_> =
+                of_user.iter().map(|it| (it.key, it.facts.function)).collect();
+            assert!(kinds.count().is_none_or(|kinds| kinds == distinct.len()), "kinds add up");
         }
     }
 }

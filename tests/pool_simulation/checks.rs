@@ -121,7 +121,7 @@ impl Model {
 
     /// When the patience of an invoke ends, if it is to have some: others of its function are busy.
     /// Those `beside` it are not counted.
-    fn patience_end(&self, open: &Invoke, beside: &[InvokeId]) -> Option<Nanos> {
+    fn patience_end(&self, open: &Invoke, beside: &[InvokeId], new_vm: bool) -> Option<Nanos> {
         let (key, facts) = (open.arrival.key, open.arrival.facts);
         let waits_until =
             open.arrival.deadline_nanos.min(open.arrived + self.limits.queue_wait_nanos);
@@ -129,10 +129,9 @@ impl Model {
         let (mut is_one_busy, mut since) = (false, open.arrived);
         for (id, vm) in self.vms.iter().filter(|(_, vm)| vm.state == State::Active(key)) {
             let of_it = vm.containers.values().filter(|it| it.facts.function == facts.function);
-            for (invoke, container) in of_it.filter_map(|it| Some((it.busy?, it))) {
+            for container in of_it.filter(|it| it.busy.is_some()) {
                 is_one_busy = true;
-                let entered = self.invokes[&invoke].entered.unwrap();
-                since = if container.has_answered { since } else { since.max(entered) };
+                since = since.max(container.made.unwrap());
             }
             for (invoke, _) in self.loading.iter().filter(|(_, place)| *place == id) {
                 let loading = self.invokes.get(invoke).filter(|other| other.sent.is_none());
@@ -144,7 +143,17 @@ impl Model {
             }
         }
         let may_be_patient = is_one_busy && facts.freshness != Freshness::Vm;
-        may_be_patient.then_some(half.min(since + self.limits.patience_nanos))
+        let loads = |id: &VmId| {
+            let mut loading = self.loading.iter();
+            loading.any(|(invoke, place)| place == id && self.invokes.contains_key(invoke))
+        };
+        let is_at_work = |(id, vm): &(&VmId, &Vm)| {
+            loads(id) || vm.containers.values().any(|container| container.busy.is_some())
+        };
+        let at_work = self.vms.iter().filter(|it| is_at_work(it)).count();
+        let is_crowded = new_vm && at_work >= usize::try_from(self.limits.guest_cores).unwrap();
+        let patience = self.limits.patience_nanos * if is_crowded { 10 } else { 1 };
+        may_be_patient.then_some(half.min(since + patience))
     }
 
     /// A container was made for an invoke: nobody else's of its function was busy, or it was done
@@ -156,7 +165,8 @@ impl Model {
         now: Nanos,
     ) {
         let open = &self.invokes[&invoke];
-        let is_over = self.patience_end(open, beside).is_none_or(|end| end <= now);
+        // Whichever it was: a VM may have come to be its key's in this step.
+        let is_over = self.patience_end(open, beside, false).is_none_or(|end| end <= now);
         if is_over || self.is_arriving {
             return;
         }
@@ -200,8 +210,11 @@ impl Model {
         let mut is_patient = false;
         for id in &self.waiting {
             let arrival = &self.invokes[id].arrival;
-            let patience_end = self.patience_end(&self.invokes[id], &[]);
-            let may_wait = patience_end.is_some_and(|end| wake <= end);
+            // One of several that want the same may have to wait for the next look.
+            let may_wait = |new_vm| {
+                let end = self.patience_end(&self.invokes[id], &[], new_vm);
+                end.is_some_and(|end| wake <= end.max(now + LOOK_NANOS))
+            };
             let suits = |vm: &Vm| vm.prepared.is_none_or(|facts| facts == arrival.facts);
             let has_warm = self.vms.values().any(|vm| vm.state == State::Warm && suits(vm));
             let user = &arrival.key.user;
@@ -211,7 +224,7 @@ impl Model {
                     is_of_user && self.taken(*id, vm).0 == 0
                 });
             if has_warm && user_has_room {
-                assert!(may_wait, "{id} waits though a VM is warm");
+                assert!(may_wait(true), "{id} waits though a VM is warm");
                 is_patient = true;
             }
             for (place, vm) in &self.vms {
@@ -220,7 +233,10 @@ impl Model {
                     let facts = &arrival.facts;
                     let mut containers = vm.containers.values().filter(|it| it.busy.is_none());
                     let has_idle = containers.any(|it| it.facts.function == facts.function);
-                    assert!(!has_idle && may_wait, "{id} waits in vain: {facts:?} for {place}");
+                    assert!(
+                        !has_idle && may_wait(false),
+                        "{id} waits in vain: {facts:?} for {place}"
+                    );
                     is_patient = true;
                 }
             }

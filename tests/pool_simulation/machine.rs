@@ -40,7 +40,7 @@ impl Vm {
         let Some(facts) = self.prepared else { return };
         let load = LoadId(1);
         self.loads.insert(load, Load { package: facts.package, is_there: true });
-        let container = Container { facts, load, busy: None, invokes: 0, has_answered: true };
+        let container = Container { facts, load, busy: None, invokes: 0, made: Some(0) };
         self.containers.insert(ContainerId(1), container);
         let is_inline = facts.package_bytes <= u64::try_from(INLINE_BYTES_MAX).unwrap();
         let end = window_start + facts.package_bytes;
@@ -91,8 +91,8 @@ pub(super) struct Container {
     pub(super) load: LoadId,
     pub(super) busy: Option<InvokeId>,
     pub(super) invokes: u64,
-    /// Whether it was ready when its snapshot was made, or has answered since it was begun.
-    pub(super) has_answered: bool,
+    /// When its first invoke went in; 0: it was in the snapshot.
+    pub(super) made: Option<Nanos>,
 }
 
 pub(super) struct Load {

@@ -274,7 +274,7 @@ impl Model {
                 let vm = self.active(vm);
                 assert!(vm.loads.get(&load).is_some_and(|load| load.is_there), "not there");
                 assert_eq!(vm.loads[&load].package, facts.package, "another package");
-                let new = Container { facts, load, busy: None, invokes: 0, has_answered: false };
+                let new = Container { facts, load, busy: None, invokes: 0, made: None };
                 assert!(vm.containers.insert(container, new).is_none(), "there already");
                 let memory: u32 = vm.containers.values().map(|c| c.facts.memory_mib).sum();
                 assert!(memory <= limits.memory_mib_max, "memory promised twice");
@@ -503,8 +503,9 @@ impl Model {
         let is_first = open.entered.is_none();
         open.entered.get_or_insert(now);
         let arrival = open.arrival;
-        let made = self.vms[&vm].containers.get(&container);
-        if is_first && made.is_some_and(|made| made.invokes == 0 && !made.has_answered) {
+        let entered = open.entered;
+        let into = self.vms[&vm].containers.get(&container);
+        if is_first && into.is_some_and(|into| into.made.is_none()) {
             self.check_patience_was_over(invoke, &[], now);
         }
         self.enter(invoke, vm);
@@ -514,6 +515,7 @@ impl Model {
         assert_eq!(container.busy, None, "two invokes in one container");
         assert_eq!(container.facts, arrival.facts, "another function's container");
         container.busy = Some(invoke);
+        container.made = container.made.or(entered);
         container.invokes += 1;
     }
 
@@ -583,7 +585,6 @@ impl Model {
         if let Some(container) = vm.containers.get_mut(&container) {
             assert_eq!(container.busy, Some(open.arrival.invoke), "its own container");
             container.busy = None;
-            container.has_answered = true;
             let is_clean = matches!(event, Event::OutcomeArrived { status: Status::Exited, .. });
             // A resident process that ended badly must not stay; one that is rewound may end as it
             // likes.

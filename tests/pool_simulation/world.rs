@@ -329,6 +329,7 @@ fn draw_limits(random: &mut Random) -> PoolLimits {
         reset_timeout_nanos: random.between(5, 60) * MILLI,
         deadline_grace_nanos: random.between(1, 20) * MILLI,
         retire_patience_nanos: random.between(10, 60) * MILLI,
+        guest_cores: random.small(1, 3),
         memory_mib_max: random.small(64, 256),
         window_start: random.between(0, 3) * 4096,
         window_bytes: random.between(50, 400) * 4096,
