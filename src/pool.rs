@@ -216,14 +216,14 @@ impl Pool {
             return;
         };
         waiting.wants_vm = refusal == Refusal::NoWarm;
-        let mut joined = self.inflight.queue.join(waiting, &self.limits, now);
-        if joined.is_err() && matches!(refusal, Refusal::Patience { .. }) {
-            // Who cannot be patient does not overtake those that are.
-            if self.hurry_oldest(&arrival, now, effects) {
-                joined = self.inflight.queue.join(waiting, &self.limits, now);
-            } else if self.place(&arrival, Patience::None, now, effects).is_ok() {
-                return;
-            }
+        let joined = self.inflight.queue.join(waiting, &self.limits, now);
+        // Who cannot wait at all is not patient, but does not overtake those that are.
+        if joined.is_err()
+            && matches!(refusal, Refusal::Patience { .. })
+            && !self.inflight.queue.has_like(&arrival)
+            && self.place(&arrival, Patience::None, now, effects).is_ok()
+        {
+            return;
         }
         match joined {
             Ok(()) => {

@@ -37,8 +37,8 @@ pub struct Pools {
     /// While all of a function's containers are busy and their guests compute, how long an invoke
     /// waits for one of them before another container, or another VM, is made, milliseconds, but
     /// no longer than half of the time it may wait. Making one takes the core from those that could
-    /// answer meanwhile. Another VM, while as many are at work as there are cores for them, takes ten
-    /// times as long. While a guest rests, because its programs wait for others, one is made
+    /// answer meanwhile. Another VM is not made before that half while as many are at work as there
+    /// are cores for them. While a guest rests, because its programs wait for others, one is made
     /// without delay. 0: always so.
     pub patience_millis: u64,
     /// Invokes that run at once on one shard.

@@ -11,6 +11,9 @@ use crate::invoke::Nanos;
 
 use super::interior::Container;
 
+/// Patience is not doubled more often.
+const DOUBLINGS_MAX: u32 = 10;
+
 /// Busy containers of one function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Crowd {
@@ -31,10 +34,13 @@ impl Crowd {
         self.busy == 0
     }
 
-    /// When the patience of an invoke ends that came at `since`: that of several ends one after the
-    /// other.
+    /// When the patience of an invoke ends that came at `since`. The more there are already, the
+    /// longer it lasts: twice as long for each, counted from when the last was made. What ever more
+    /// of them do not bear is more than the core can do.
     pub(super) fn patience_end(&self, since: Nanos, patience: Nanos) -> Nanos {
-        self.last_made_nanos.unwrap_or(0).max(since).saturating_add(patience)
+        let longer = patience.saturating_mul(1 << self.busy.saturating_sub(1).min(DOUBLINGS_MAX));
+        let since_last = self.last_made_nanos.map_or(0, |last| last.saturating_add(longer));
+        since.saturating_add(patience).max(since_last)
     }
 }
 
@@ -46,8 +52,12 @@ mod tests {
     fn patience_begins_with_the_invoke_or_with_the_last_container() {
         let old = Crowd { busy: 1, last_made_nanos: None };
         assert_eq!(old.patience_end(70, 50), 120);
-        let new = Crowd { busy: 2, last_made_nanos: Some(90) };
+        let new = Crowd { busy: 1, last_made_nanos: Some(90) };
         assert_eq!(new.patience_end(70, 50), 140);
         assert_eq!(new.patience_end(95, 50), 145);
+        let more = Crowd { busy: 3, last_made_nanos: Some(90) };
+        assert_eq!(more.patience_end(95, 50), 290);
+        let many = Crowd { busy: 64, last_made_nanos: Some(90) };
+        assert_eq!(many.patience_end(95, 50), 90 + 50 * 1024);
     }
 }

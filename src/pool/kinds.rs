@@ -43,6 +43,11 @@ impl Kinds {
             .filter(|(_, _, count)| *count > 0);
     }
 
+    /// Whether one of the kind of this one waits, or may.
+    pub(super) fn has(&self, arrival: &Arrival) -> bool {
+        self.others > 0 || self.place_of(arrival).is_some()
+    }
+
     /// How many there are; `None`: too many to tell.
     pub(super) fn count(&self) -> Option<usize> {
         (self.others == 0).then(|| self.known.iter().flatten().count())

@@ -11,9 +11,6 @@ use super::{Pool, Refusal};
 /// How long after a look at a guest the next one is due.
 const LOOK_NANOS: Nanos = 500_000;
 
-/// How many times longer patience is when what would be made has no core to run on.
-const CROWDED: u64 = 10;
-
 /// Where a container would be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Room {
@@ -27,7 +24,8 @@ pub(super) enum Room {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Patience {
     None,
-    /// As long as the limit says, but no longer than half of the time it waits for anything.
+    /// As long as the limit says, and while what would be made has no core to run on, but no longer
+    /// than half of the time it waits for anything.
     From {
         since_nanos: Nanos,
         half_nanos: Nanos,
@@ -63,11 +61,13 @@ impl Pool {
         if arrival.facts.freshness == Freshness::Vm || crowd.is_empty() {
             return Ok(false);
         }
-        let mut patience_nanos = self.limits.patience_nanos;
-        if room == Room::NewVm && self.active.busy_count() >= self.limits.guest_cores {
-            patience_nanos *= CROWDED;
-        }
-        let until_nanos = crowd.patience_end(since_nanos, patience_nanos).min(half_nanos);
+        let patience_nanos = self.limits.patience_nanos;
+        let has_core = || self.active.busy_count() < self.limits.guest_cores;
+        let until_nanos = match patience_nanos == 0 || room == Room::OwnVm || has_core() {
+            true => crowd.patience_end(since_nanos, patience_nanos).min(half_nanos),
+            // It would take time from those that are at work, and answer nothing sooner.
+            false => half_nanos,
+        };
         if until_nanos <= now {
             return Ok(false);
         }
@@ -105,23 +105,5 @@ impl Pool {
             self.resting = Some(vm);
             self.may_serve(lodger.key().user);
         }
-    }
-
-    /// The oldest invoke that waits for the same function as this one is patient no longer. Whether
-    /// it got room.
-    pub(super) fn hurry_oldest(
-        &mut self,
-        arrival: &Arrival,
-        now: Nanos,
-        effects: &mut Vec<Effect>,
-    ) -> bool {
-        let Some((place, oldest)) = self.inflight.queue.first_like(arrival) else {
-            return false;
-        };
-        let is_placed = self.place(&oldest, Patience::None, now, effects).is_ok();
-        if is_placed {
-            self.inflight.queue.take_served(place, now);
-        }
-        is_placed
     }
 }

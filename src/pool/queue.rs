@@ -147,13 +147,10 @@ impl Queue {
         Some((place, *found))
     }
 
-    /// The first that is of the same key and function as this one.
-    pub(super) fn first_like(&self, arrival: &Arrival) -> Option<(usize, Arrival)> {
-        let is_like = |other: &Arrival| {
-            (other.key, other.facts.function) == (arrival.key, arrival.facts.function)
-        };
-        let place = self.waiting.iter().position(|waiting| is_like(&waiting.arrival))?;
-        Some((place, self.waiting.get(place)?.arrival))
+    /// Whether one waits that is of the same key and function as this one.
+    pub(super) fn has_like(&self, arrival: &Arrival) -> bool {
+        let of_user = self.of_users.get(&arrival.key.user);
+        of_user.is_some_and(|of_user| of_user.kinds.has(arrival))
     }
 
     /// Whether a warm VM would help the one at `place`, as is known now.

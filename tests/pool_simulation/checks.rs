@@ -126,23 +126,23 @@ impl Model {
         let waits_until =
             open.arrival.deadline_nanos.min(open.arrived + self.limits.queue_wait_nanos);
         let half = open.arrived + (waits_until - open.arrived) / 2;
-        let (mut is_one_busy, mut since) = (false, open.arrived);
+        let (mut busy, mut made) = (0_u32, None);
         for (id, vm) in self.vms.iter().filter(|(_, vm)| vm.state == State::Active(key)) {
             let of_it = vm.containers.values().filter(|it| it.facts.function == facts.function);
             for container in of_it.filter(|it| it.busy.is_some()) {
-                is_one_busy = true;
-                since = since.max(container.made.unwrap());
+                busy += 1;
+                made = made.max(container.made.filter(|made| *made > 0));
             }
             for (invoke, _) in self.loading.iter().filter(|(_, place)| *place == id) {
                 let loading = self.invokes.get(invoke).filter(|other| other.sent.is_none());
                 let of_it = loading.filter(|it| it.arrival.facts.function == facts.function);
                 if let Some(loading) = of_it.filter(|_| !beside.contains(invoke)) {
-                    is_one_busy = true;
-                    since = since.max(loading.entered.unwrap());
+                    busy += 1;
+                    made = made.max(loading.entered);
                 }
             }
         }
-        let may_be_patient = is_one_busy && facts.freshness != Freshness::Vm;
+        let may_be_patient = busy > 0 && facts.freshness != Freshness::Vm;
         let loads = |id: &VmId| {
             let mut loading = self.loading.iter();
             loading.any(|(invoke, place)| place == id && self.invokes.contains_key(invoke))
@@ -152,8 +152,11 @@ impl Model {
         };
         let at_work = self.vms.iter().filter(|it| is_at_work(it)).count();
         let is_crowded = new_vm && at_work >= usize::try_from(self.limits.guest_cores).unwrap();
-        let patience = self.limits.patience_nanos * if is_crowded { 10 } else { 1 };
-        may_be_patient.then_some(half.min(since + patience))
+        let patience = self.limits.patience_nanos;
+        let since_last = made.map_or(0, |made| made + patience * (1 << (busy.max(1) - 1).min(10)));
+        let end = since_last.max(open.arrived + patience).min(half);
+        let end = if is_crowded && patience > 0 { half } else { end };
+        may_be_patient.then_some(end)
     }
 
     /// A container was made for an invoke: nobody else's of its function was busy, or it was done
