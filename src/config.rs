@@ -39,8 +39,8 @@ pub const POLL_MICROS_MAX: u32 = 1_000_000;
 const VERIFY_MICROS_MAX: u32 = 1_000_000;
 /// Shards a node may have: each has a segment in the index all of them read.
 pub const SHARDS_MAX: usize = 64;
-/// How alike two keys are when one may be meant for the other, thousandths.
-const LIKENESS_MIN: u32 = 750;
+/// How alike two keys are when one may be meant for the other; the same is 1.
+const LIKENESS_MIN: f64 = 0.75;
 /// Longest time a function may run: as AWS Lambda, 15 minutes.
 pub const TIMEOUT_MILLIS_MAX: u64 = 15 * 60 * 1000;
 
@@ -447,8 +447,11 @@ impl Config {
 fn suggestion(message: &str) -> Option<String> {
     let mut names = message.split('`').skip(1).step_by(2);
     let unknown = names.next().filter(|_| message.starts_with("unknown field"))?;
-    let likeness = |name: &&str| (strsim::jaro_winkler(unknown, name) * 1000.0) as u32;
-    let meant = names.max_by_key(likeness).filter(|name| likeness(name) > LIKENESS_MIN)?;
+    let likeness = |name: &str| strsim::jaro_winkler(unknown, name);
+    let meant = names.max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
+    if likeness(meant) < LIKENESS_MIN {
+        return None;
+    }
     Some(format!("; did you mean `{meant}`?"))
 }
 
