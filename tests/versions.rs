@@ -35,6 +35,15 @@ fn full_node() -> (TestNode, Client, u64) {
     (node, blocker, id)
 }
 
+/// An invoke of a program that turns its line around, which waits for a VM.
+fn begin_to_wait(node: &TestNode) -> (Client, u64) {
+    let mut client = node.client();
+    client.deploy(("ada", "tool"), &package("busybox", &["rev"])).unwrap();
+    let waiting = client.submit(&invoke("ada", "tool", b"abc\n")).unwrap();
+    wait_for_status(&mut node.client(), "it to wait", |status| status["pools"]["waiting"] == 1);
+    (client, waiting)
+}
+
 fn end(client: &mut Client, id: u64) {
     client.send_body(id, b"", false).unwrap();
     assert_success(&client.complete(id).unwrap());
@@ -43,10 +52,7 @@ fn end(client: &mut Client, id: u64) {
 #[test]
 fn one_that_waits_for_a_vm_finishes_on_the_version_it_came_for() {
     let (node, mut blocker, blocking) = full_node();
-    let mut client = node.client();
-    client.deploy(("ada", "tool"), &package("busybox", &["rev"])).unwrap();
-    let waiting = client.submit(&invoke("ada", "tool", b"abc\n")).unwrap();
-    wait_for_status(&mut node.client(), "it to wait", |status| status["pools"]["waiting"] == 1);
+    let (mut client, waiting) = begin_to_wait(&node);
     let mut other = node.client();
     other.deploy(("ada", "tool"), &package("uname", &[])).unwrap();
     assert_eq!(packages(node.state()), 3, "the one of the version that is waited for is kept");
@@ -62,10 +68,7 @@ fn one_that_waits_for_a_vm_finishes_on_the_version_it_came_for() {
 #[test]
 fn one_that_waits_for_a_vm_finishes_though_its_function_is_removed() {
     let (node, mut blocker, blocking) = full_node();
-    let mut client = node.client();
-    client.deploy(("ada", "tool"), &package("busybox", &["rev"])).unwrap();
-    let waiting = client.submit(&invoke("ada", "tool", b"abc\n")).unwrap();
-    wait_for_status(&mut node.client(), "it to wait", |status| status["pools"]["waiting"] == 1);
+    let (mut client, waiting) = begin_to_wait(&node);
     node.client().remove("ada", "tool").unwrap();
     let (code, _) = refusal(node.client().invoke(&invoke("ada", "tool", b"")));
     assert_eq!(code, "unknown-function");
