@@ -159,9 +159,11 @@ pub struct Memory {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// Bytes of records waiting for one logging service; more are dropped and counted.
+    /// Bytes of records waiting for one logging service, 256 for each and its text; more are
+    /// dropped and counted. One that was sent waits until it counts as arrived: a twentieth of a
+    /// second, at first half a second over TLS.
     pub spool_bytes_max: u64,
-    /// Records waiting for one logging service.
+    /// Records waiting for one logging service, those that were sent too.
     pub spool_records_max: u32,
     /// Pause before the first new attempt to reach a logging service, milliseconds; doubles.
     pub retry_min_millis: u64,
@@ -247,7 +249,7 @@ impl Default for Memory {
 impl Default for Log {
     fn default() -> Self {
         Self {
-            spool_bytes_max: 8 * MIB,
+            spool_bytes_max: 16 * MIB,
             spool_records_max: 65_536,
             retry_min_millis: 100,
             retry_max_millis: 30_000,

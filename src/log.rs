@@ -65,10 +65,10 @@ pub struct Limits {
     pub connect_nanos: u64,
     /// For a service that does not read before its connection counts as broken.
     pub stall_nanos: u64,
-    /// How long a new connection has to live after its first records for these to count as handed
-    /// over. A service that refuses a client certificate closes within a round trip.
+    /// How long a new TLS connection has to live after its first records for these to count as
+    /// handed over. A service that refuses a client certificate closes within a round trip.
     pub first_confirm_nanos: u64,
-    /// The same for later records.
+    /// The same for later records, and without TLS for all.
     pub confirm_nanos: u64,
     /// Without records, a connection is closed after this.
     pub idle_nanos: u64,
@@ -81,7 +81,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            spool_bytes: 8 << 20,
+            spool_bytes: 16 << 20,
             spool_records: 65_536,
             age_nanos: 600 * SECOND,
             linger_nanos: 30 * SECOND,

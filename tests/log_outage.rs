@@ -136,10 +136,10 @@ fn a_service_that_accepts_and_never_reads_does_not_hold_the_spool_forever() {
         let service = relay.service([1; 32], || Ok(Destination::syslog_tcp(address))).unwrap();
         let log = service.begin(origin());
         let text = "x".repeat(2000);
-        for sequence in 0..2_000 {
+        for sequence in 0..6_000 {
             log.record(&line(sequence, &text), false);
         }
-        // The kernel takes what its buffers hold; the rest stalls until it counts as broken.
+        // The kernel takes what its buffers hold, megabytes; the rest stalls until it counts as broken.
         until(|| service.trouble().contains("no more data")).await;
         relay.drain(Duration::from_millis(500)).await;
         settle(&log, &news).await;

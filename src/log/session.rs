@@ -108,12 +108,16 @@ impl Session {
         limits: Limits,
         clock: fn() -> u64,
     ) -> Self {
+        // Only over TLS there is something to refuse once records are on their way.
+        let first_confirm_nanos = match stream {
+            Stream::Tcp(_) => limits.confirm_nanos,
+            Stream::Tls(_) => limits.first_confirm_nanos,
+        };
         Self {
             stream,
             limits,
             clock,
-            first_confirm_nanos: limits
-                .first_confirm_nanos
+            first_confirm_nanos: first_confirm_nanos
                 .max(handshake_nanos.saturating_mul(HANDSHAKES_TO_CONFIRM)),
             is_trusted: false,
             out: Vec::new(),

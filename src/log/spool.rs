@@ -17,7 +17,8 @@ use super::Limits;
 use super::account::{Ledger, Reason};
 use super::syslog::{Head, Message};
 
-/// What a record weighs besides its text and head: the struct and the message's fixed fields.
+/// What a record weighs besides its text: the struct, its place in the queue, the allocation. The
+/// head is the invoke's: one for all of them.
 const RECORD_BYTES: usize = 256;
 
 /// One syslog message to be.
@@ -37,7 +38,7 @@ pub(super) struct Record {
 
 impl Record {
     fn bytes(&self) -> usize {
-        RECORD_BYTES + self.head.bytes() + self.text.len()
+        RECORD_BYTES + self.text.len()
     }
 }
 

@@ -45,11 +45,6 @@ impl Head {
              function=\"{function}\" sequence=\""
         )))
     }
-
-    /// Bytes of it.
-    pub(super) fn bytes(&self) -> usize {
-        self.0.len()
-    }
 }
 
 /// One message.

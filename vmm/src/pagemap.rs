@@ -6,7 +6,7 @@
 //! question allowed on exactly this descriptor.
 
 use crate::memory::Ram;
-use crate::snapshot::{Run, join_runs};
+use crate::snapshot::{Run, join_page};
 use abi::control::PageFinder;
 use abi::layout::PAGE_BYTES;
 use rustix::fs::{Mode, OFlags};
@@ -20,8 +20,9 @@ use vmm_sys_util::ioctl_iowr_nr;
 
 /// Stretches of pages the host tells of at once; more of them take another call.
 const STRETCHES: usize = 128;
-/// Entries read at once: 16 MiB of RAM.
-const ENTRIES: usize = 4096;
+/// Bytes of entries read at once, those of 2 MiB of RAM: on the stack, because memory that is asked
+/// for and given back at every reset is faults at every reset.
+const ENTRIES_BYTES: usize = 4096;
 
 // Categories of pages and layout of the argument: `linux/fs.h`, since Linux 6.7
 // (Documentation/admin-guide/mm/pagemap.rst).
@@ -205,9 +206,8 @@ fn read_entries(
         Sought::Private => ENTRY_IS_FILE,
         Sought::Existing => 0,
     };
-    let mut bytes = vec![0; ENTRIES * 8];
+    let mut bytes = [0; ENTRIES_BYTES];
     let (first, count) = (ram.address() / PAGE_BYTES, ram.bytes() / PAGE_BYTES);
-    let mut numbers = Vec::new();
     let mut at = 0;
     while at < count {
         let wanted = usize::try_from((count - at) * 8).unwrap_or(usize::MAX).min(bytes.len());
@@ -220,10 +220,11 @@ fn read_entries(
             entry & (ENTRY_IS_PRESENT | ENTRY_IS_SWAPPED) != 0 && entry & excluded == 0
         };
         let found = (at..).zip(entries).filter(|(_, it)| is_sought(u64::from_le_bytes(**it)));
-        numbers.extend(found.map(|(index, _)| u32::try_from(index).unwrap_or(u32::MAX)));
+        for (index, _) in found {
+            join_page(runs, u32::try_from(index).unwrap_or(u32::MAX), 0);
+        }
         at += entries.len() as u64;
     }
-    *runs = join_runs(numbers.into_iter(), 0);
     Ok(())
 }
 

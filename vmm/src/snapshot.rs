@@ -61,16 +61,19 @@ impl Run {
 /// Joins page numbers (ascending) into runs, also over gaps of up to `gap` pages.
 #[must_use]
 pub fn join_runs(pages: impl Iterator<Item = u32>, gap: u32) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for page in pages {
-        match runs.last_mut() {
-            Some(run) if u64::from(page) <= run.end() + u64::from(gap) => {
-                run.pages = page - run.first + 1;
-            }
-            Some(_) | None => runs.push(Run { first: page, pages: 1 }),
-        }
-    }
+    let mut runs = Vec::new();
+    pages.for_each(|page| join_page(&mut runs, page, gap));
     runs
+}
+
+/// Joins one more page, behind all others, to the last run or begins one with it.
+pub(crate) fn join_page(runs: &mut Vec<Run>, page: u32, gap: u32) {
+    match runs.last_mut() {
+        Some(run) if u64::from(page) <= run.end() + u64::from(gap) => {
+            run.pages = page - run.first + 1;
+        }
+        Some(_) | None => runs.push(Run { first: page, pages: 1 }),
+    }
 }
 
 /// A vCPU's registers.

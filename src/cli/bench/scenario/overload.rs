@@ -25,8 +25,15 @@ const STORM_PERCENT: u64 = 200;
 /// Requests open at once at most: more than a shard takes (`pools.inflight_max`), so that it has to
 /// say so.
 const OPEN_MAX: usize = 2048;
-/// Requests open while it is found out what the node can do.
+/// Requests open while it is found out what the node can do without a pause. It can do less of
+/// those that come on time: they are not held back by those before.
 const OPEN_FULL: usize = 64;
+/// Of what is offered, this many are about all.
+const ABOUT_ALL_PERCENT: u64 = 97;
+/// Rounds in which the rate is looked for that is about all answered.
+const CAPACITY_ROUNDS_MAX: u32 = 8;
+/// Storms: a calm of seconds is not the same twice on a shared machine.
+const STORMS: usize = 5;
 /// Parts of the time there is that one step takes.
 const STEPS_PER_LIMIT: u32 = 20;
 
@@ -47,7 +54,13 @@ struct Step {
     in_time: u64,
 }
 
-/// Steps of load, then a storm between two calms.
+/// Medians of the calms around a storm, nanoseconds.
+struct Storm {
+    before: u64,
+    after: u64,
+}
+
+/// Steps of load, then storms between two calms each.
 pub(super) fn measure(lab: &mut Lab<'_>, program: &Program) -> Result<Measured, Fault> {
     let mut measured = lab.measured();
     lab.subject.await_warm()?;
@@ -69,12 +82,14 @@ pub(super) fn measure(lab: &mut Lab<'_>, program: &Program) -> Result<Measured, 
         })?;
     }
     measured.extra.insert("steps".to_owned(), steps.into());
-    let mut recovery = Value::Null;
-    lab.round(&mut measured, 50, &mut |subject, _, measured| {
-        recovery = crowd.storm(subject, capacity, 2 * span, measured)?;
-        Ok(())
-    })?;
-    measured.extra.insert("recovery".to_owned(), recovery);
+    let mut storms = Vec::new();
+    for _ in 0..STORMS {
+        lab.round(&mut measured, 50, &mut |subject, _, measured| {
+            storms.push(crowd.storm(subject, capacity, 2 * span, measured)?);
+            Ok(())
+        })?;
+    }
+    measured.extra.insert("recovery".to_owned(), recovery(&storms, 2 * span));
     for user in &crowd.users {
         lab.subject.client.remove(user, program.name)?;
     }
@@ -87,9 +102,39 @@ impl Crowd {
         Invoke { user: &self.users[user], ..Invoke::new(self.function, &self.payload) }
     }
 
+    /// Invokes per second that are answered when they come on time, whether or not others have been:
+    /// what is answered of as many as are answered without a pause, then of as many as that was,
+    /// until about all are, twice: a queue takes its time to grow.
+    fn capacity(&self, subject: &mut Subject, span: Duration) -> Result<u64, Fault> {
+        let mut rate = self.without_pause(subject, span)?;
+        let mut kept_up = 0;
+        for _ in 0..CAPACITY_ROUNDS_MAX {
+            let arrivals = Arrivals::within(rate, span);
+            let mut in_time = 0_u64;
+            let mut lines = subject.lines(OPEN_MAX)?;
+            let watch = Watch::start();
+            let mut take = |landed: Landed| {
+                in_time += u64::from(landed.answer.is_ok() && watch.elapsed() <= span);
+                Ok(())
+            };
+            lines.depart((0, arrivals, span), &|number| self.invoke(number), &mut take)?;
+            lines.finish(&mut take)?;
+            let answered = per_second(in_time, span)?;
+            if answered < rate * ABOUT_ALL_PERCENT / 100 {
+                (rate, kept_up) = (answered, 0);
+                continue;
+            }
+            kept_up += 1;
+            if kept_up == 2 {
+                break;
+            }
+        }
+        Ok(rate)
+    }
+
     /// Invokes per second with always enough to do, after as long a time in which VMs are taken
     /// and containers made.
-    fn capacity(&self, subject: &mut Subject, span: Duration) -> Result<u64, Fault> {
+    fn without_pause(&self, subject: &mut Subject, span: Duration) -> Result<u64, Fault> {
         let mut lines = subject.lines(OPEN_FULL)?;
         let invoke = |number| self.invoke(number);
         let mut count = 0_u64;
@@ -103,11 +148,7 @@ impl Crowd {
             })?;
             took = watch.elapsed();
         }
-        let per_second = u128::from(count) * 1_000_000_000 / took.as_nanos().max(1);
-        match u64::try_from(per_second) {
-            Ok(per_second) if per_second > 0 => Ok(per_second),
-            _ => Err(Fault::new("the node answers nothing when asked without pause")),
-        }
+        per_second(count, took)
     }
 
     /// One step of load.
@@ -157,7 +198,7 @@ impl Crowd {
         capacity: u64,
         span: Duration,
         measured: &mut Measured,
-    ) -> Result<Value, Fault> {
+    ) -> Result<Storm, Fault> {
         let mut halves = [Latencies::new(), Latencies::new(), Latencies::new()];
         let arrivals = [CALM_PERCENT, STORM_PERCENT, CALM_PERCENT]
             .map(|percent| Arrivals::within((capacity * percent / 100).max(1), span));
@@ -178,12 +219,42 @@ impl Crowd {
         lines.finish(&mut take)?;
         departed.iter().for_each(|departures| measured.depart(departures));
         let [before, _, after] = halves.map(|half| half.summary().p50);
-        Ok(json!({
-            "span_seconds": span.as_secs_f64(),
-            "before_p50_nanos": before,
-            "after_p50_nanos": after,
-            "after_to_before": (after as f64 / before.max(1) as f64 * 1000.0).round() / 1000.0,
-        }))
+        Ok(Storm { before, after })
+    }
+}
+
+/// The medians of all storms, and each one.
+fn recovery(storms: &[Storm], span: Duration) -> Value {
+    let median = |key: &dyn Fn(&Storm) -> u64| {
+        let mut values: Vec<u64> = storms.iter().map(key).collect();
+        values.sort_unstable();
+        values.get(values.len() / 2).copied().unwrap_or_default()
+    };
+    let each = storms.iter().map(|storm| {
+        json!({ "before_p50_nanos": storm.before, "after_p50_nanos": storm.after })
+    });
+    json!({
+        "span_seconds": span.as_secs_f64(),
+        "before_p50_nanos": median(&|storm| storm.before),
+        "after_p50_nanos": median(&|storm| storm.after),
+        "after_to_before": median(&Storm::thousandths) as f64 / 1000.0,
+        "storms": each.collect::<Vec<_>>(),
+    })
+}
+
+impl Storm {
+    /// The median after it to that before it.
+    fn thousandths(&self) -> u64 {
+        self.after.saturating_mul(1000) / self.before.max(1)
+    }
+}
+
+/// How many a second `count` in `took` are: one at least.
+fn per_second(count: u64, took: Duration) -> Result<u64, Fault> {
+    let per_second = u128::from(count) * 1_000_000_000 / took.as_nanos().max(1);
+    match u64::try_from(per_second) {
+        Ok(per_second) if per_second > 0 => Ok(per_second),
+        _ => Err(Fault::new("the node answers nothing when it always has enough to do")),
     }
 }
 
