@@ -123,8 +123,6 @@ impl Node {
         limits.guest_cores = u32::try_from(guest_cores).unwrap_or(u32::MAX);
         let (config, nursery) = (Arc::new(config), Arc::new(nursery));
         let (index, publishers) = Index::new(shards, config.pools.vms_max);
-        let mut by_age = functions.clone();
-        store.sort_newest_first(&mut by_age);
         let means = Means {
             nursery: Arc::clone(&nursery),
             store,
@@ -133,7 +131,7 @@ impl Node {
             limits: config.snapshots.clone(),
             orders: order_queue,
         };
-        let maker = Maker::start(means, orders, by_age).map_err(broken)?;
+        let maker = Maker::start(means, orders, functions.clone()).map_err(broken)?;
         let facts = Arc::new(NodeFacts::new(&nursery, &cores, maker.tally()));
         let mut passages = passages(&inboxes);
         let mut node = Self {

@@ -15,6 +15,21 @@ pub enum InvokeError {
     Node(NodeFault),
 }
 
+/// A limit that was met: its key in the configuration, and its value there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// As `table.key`.
+    pub key: &'static str,
+    /// In the unit the key says.
+    pub value: u64,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} = {}", self.key, self.value)
+    }
+}
+
 /// What the client can change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientFault {
@@ -51,6 +66,13 @@ pub enum ClientFault {
         what: String,
         /// How large it may be, bytes.
         bytes_max: u64,
+    },
+    /// With this, the user would have more than their share.
+    OverLimit {
+        /// Of what.
+        what: String,
+        /// The limit.
+        limit: Limit,
     },
     /// The function wants more memory than any VM has.
     TooMuchMemory {
@@ -150,6 +172,7 @@ impl ClientFault {
             Self::BadLogging { .. } => "bad-logging",
             Self::NotAllowed { .. } => "not-allowed",
             Self::TooLarge { .. } => "too-large",
+            Self::OverLimit { .. } => "over-limit",
             Self::TooMuchMemory { .. } => "too-much-memory",
             Self::Cancelled => "cancelled",
         }
@@ -220,6 +243,10 @@ impl fmt::Display for ClientFault {
             Self::TooLarge { what, bytes_max } => {
                 write!(formatter, "{what} is larger than the {bytes_max} bytes it may have")
             }
+            Self::OverLimit { what, limit } => write!(
+                formatter,
+                "more {what} than there may be ({limit}); remove some, or ask the operator for more"
+            ),
             Self::TooMuchMemory { memory_mib, memory_mib_max } => write!(
                 formatter,
                 "the function asks for {memory_mib} MiB but a VM of this node gives at most \
