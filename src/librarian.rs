@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use region::Contents;
 
+use crate::code::Code;
 use crate::inbox::Inbox;
 use crate::invoke::{Digest, Function, FunctionName, InvokeId, User};
 use crate::maker::Order;
@@ -72,7 +73,7 @@ pub(crate) enum Report {
     /// There is one less.
     Removed { user: User, name: FunctionName, reply_to: Option<Reply> },
     /// A job for a client could not be done.
-    Refused { client: u64, request: u64, code: &'static str, message: String },
+    Refused { client: u64, request: u64, code: Code, message: String },
     /// A package is verified; or cannot be used, which was reported to the operator.
     Opened { package: PackageRef, open: Option<OpenPackage> },
     /// A name was looked up; the text says what is wrong with it.
@@ -226,7 +227,7 @@ impl Desk {
         }
     }
 
-    fn refuse(&self, ticket: Ticket, code: &'static str, message: String) {
+    fn refuse(&self, ticket: Ticket, code: Code, message: String) {
         let Ticket { shard, client, request } = ticket;
         self.tell(shard, Report::Refused { client, request, code, message });
     }

@@ -24,9 +24,10 @@ use std::time::Duration;
 use abi::layout::Flavour;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
-use crate::cell::{Nursery, NurserySettings};
+use crate::cell::{Nursery, NurserySettings, open_kvm};
 use crate::client::{Client, ClientError};
-use crate::config::Config;
+use crate::code::Code;
+use crate::config::{Config, ConfigError};
 use crate::credential::NodeKey;
 use crate::door::{Door, greet};
 use crate::inbox::Inbox;
@@ -38,7 +39,7 @@ use crate::pool::Pool;
 use crate::pool::index::Index;
 use crate::root_image::RootImage;
 use crate::shard::{Letter, NodeFacts, Setting, Shard, isolation_name};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::trace;
 
 /// Letters that may wait for one shard.
@@ -58,11 +59,43 @@ const RING_DEPTH: usize = 128;
 
 /// Why a node does not start or listen; the text says what to do.
 #[derive(Debug)]
-pub struct NodeError(String);
+pub struct NodeError {
+    code: Code,
+    message: String,
+}
+
+impl NodeError {
+    fn new(code: Code, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string() }
+    }
+
+    /// Of a host that lacks something.
+    fn lack(message: impl fmt::Display) -> Self {
+        Self::new(Code::StartFailed, message)
+    }
+
+    /// Its stable code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.code
+    }
+}
+
+impl From<ConfigError> for NodeError {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Code::BadConfiguration, error)
+    }
+}
+
+impl From<StoreError> for NodeError {
+    fn from(error: StoreError) -> Self {
+        Self::new(error.code(), error)
+    }
+}
 
 impl fmt::Display for NodeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.message)
     }
 }
 
@@ -85,20 +118,20 @@ impl Node {
     /// # Errors
     /// [`NodeError`] when the configuration does not fit together or the host lacks something.
     pub fn start(config: Config) -> Result<Self, NodeError> {
-        config.check().map_err(|error| NodeError(error.to_string()))?;
+        config.check()?;
         raise_descriptor_limit();
-        let cores =
-            config.core_split(&available_cores()?).map_err(|error| NodeError(error.to_string()))?;
-        let store = Store::open(&config.paths.state, &config);
-        let store = Arc::new(store.map_err(|error| NodeError(error.to_string()))?);
-        let functions = store.functions().map_err(|error| NodeError(error.to_string()))?;
-        let (functions, damaged) = functions;
+        let cores = config.core_split(&available_cores()?)?;
+        let kvm = open_kvm().map_err(|what| NodeError::new(Code::NoKvm, what))?;
+        let store = Arc::new(Store::open(&config.paths.state, &config)?);
+        let (functions, damaged) = store.functions()?;
         for error in damaged {
             trace::line(format_args!("a function is left out: {error}"));
         }
-        let root_image = RootImage::load(config.paths.root_image.as_deref())
-            .map_err(|error| NodeError(format!("the root image cannot be read: {error}")))?;
+        let root_image = RootImage::load(config.paths.root_image.as_deref()).map_err(|error| {
+            NodeError::lack(format_args!("the root image cannot be read: {error}"))
+        })?;
         let nursery = Nursery::boot(NurserySettings {
+            kvm,
             ram_bytes: config.ram_bytes(),
             guest_cores: cores.guests.clone(),
             user: vmm_user(),
@@ -106,9 +139,10 @@ impl Node {
             vmm: config.paths.vmm.clone(),
             kernel: config.paths.kernel.clone(),
         })
-        .map_err(NodeError)?;
+        .map_err(NodeError::lack)?;
         let flavour = nursery.flavour();
-        let broken = |error: io::Error| NodeError(format!("the node cannot start: {error}"));
+        let broken =
+            |error: io::Error| NodeError::lack(format_args!("the node cannot start: {error}"));
         let shards = u16::try_from(cores.shards.len()).unwrap_or(u16::MAX);
         let inboxes: io::Result<Vec<_>> =
             (0..shards).map(|_| Inbox::new(LETTERS_MAX).map(Arc::new)).collect();
@@ -175,10 +209,11 @@ impl Node {
     /// [`NodeError`] when a node listens there already, or the path cannot be made.
     pub fn listen(&mut self, socket: &Path) -> Result<(), NodeError> {
         let failed = |what: &dyn fmt::Display| {
-            NodeError(format!("cannot listen at {}: {what}", socket.display()))
+            NodeError::lack(format_args!("cannot listen at {}: {what}", socket.display()))
         };
         if UnixStream::connect(socket).is_ok() {
-            return Err(failed(&"a node listens there already; stop it, or use another --socket"));
+            let what = "a node listens there already; stop it, or use another --socket";
+            return Err(NodeError { code: Code::SocketInUse, ..failed(&what) });
         }
         if let Some(folder) = socket.parent() {
             std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
@@ -276,7 +311,7 @@ fn spawn(setting: Setting, core: u32) -> Result<ExecutorJoinHandle<io::Result<()
         .ring_depth(RING_DEPTH)
         .spawn(move || async move { Shard::new(setting).run().await })
         .map_err(|error| {
-            NodeError(format!(
+            NodeError::lack(format_args!(
                 "a shard cannot start on core {core}: {error}; it needs io_uring and 512 KiB of \
                  lockable memory (`pilotlight doctor` says which is missing)"
             ))
@@ -312,7 +347,7 @@ fn raise_descriptor_limit() {
 /// [`NodeError`] when the host does not say.
 pub fn available_cores() -> Result<Vec<u32>, NodeError> {
     let set = rustix::thread::sched_getaffinity(None).map_err(|error| {
-        NodeError(format!("the host does not say which cores there are: {error}"))
+        NodeError::lack(format_args!("the host does not say which cores there are: {error}"))
     })?;
     let cores = 0..u32::try_from(rustix::thread::CpuSet::MAX_CPU).unwrap_or(0);
     Ok(cores.filter(|core| set.is_set(*core as usize)).collect())

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use self::packages::Packages;
 use self::records::{Record, Records};
 use self::reserve::Reserve;
+use crate::code::Code;
 use crate::config::{ARGUMENT_BYTES_MAX, ARGUMENTS_MAX, Config, TIMEOUT_MILLIS_MAX};
 use crate::invoke::{
     ClientFault, Contract, Digest, Freshness, Function, FunctionName, Limit, User,
@@ -129,16 +130,16 @@ pub enum StoreError {
 impl StoreError {
     /// Its stable code.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
             Self::Client(fault) => fault.code(),
-            Self::Package(_) => "bad-package",
-            Self::NoSuchPackage { .. } | Self::Damaged { .. } => "package-unavailable",
-            Self::State(_)
-            | Self::BadRecord { .. }
-            | Self::NewerSchema { .. }
-            | Self::Records { .. }
-            | Self::Io { .. } => "store-failed",
+            Self::Package(fault) => fault.code(),
+            Self::NoSuchPackage { .. } | Self::Damaged { .. } => Code::PackageUnavailable,
+            Self::State(StateError::InUse { .. }) => Code::StateInUse,
+            Self::NewerSchema { .. } => Code::NewerState,
+            Self::State(_) | Self::BadRecord { .. } | Self::Records { .. } | Self::Io { .. } => {
+                Code::StoreFailed
+            }
         }
     }
 

@@ -7,12 +7,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdin, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
-use tempfile::TempDir;
 
 mod support;
 
@@ -265,7 +264,7 @@ fn mistakes_are_told_with_what_to_do() {
     fs::create_dir(&empty).unwrap();
     let cases: [(&Path, &str); 4] = [
         (&own, "link it statically"),
-        (&text, "goes into a directory as `bootstrap`"),
+        (&text, "with the script in a directory"),
         (&empty, "chmod +x"),
         (Path::new("/nowhere"), "cannot be read"),
     ];

@@ -4,7 +4,10 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-use pilotlight::client::ClientError;
+use pilotlight::NodeError;
+use pilotlight::client::{ClientError, PackageError};
+use pilotlight::code::Code;
+use pilotlight::config::ConfigError;
 use serde_json::json;
 
 use super::report::Report;
@@ -20,15 +23,13 @@ pub(crate) struct Fault {
 
 /// What a command ends with when nothing more exact is known.
 const STATUS: u8 = 1;
-/// Code of failures on this side of the socket.
-const CODE: &str = "failed";
 
 impl Fault {
     /// A failure with the exit status of most of them.
     pub(crate) fn new(message: impl fmt::Display) -> Self {
         Self {
             message: message.to_string(),
-            code: CODE.to_owned(),
+            code: Code::Failed.to_string(),
             status: STATUS,
             report: Report::default(),
         }
@@ -44,7 +45,7 @@ impl Fault {
         Self { report, ..self }
     }
 
-    /// Its stable code: the node's or the client's, as in `docs/protocol.md`, else `failed`.
+    /// Its stable code, as in `docs/errors.md`.
     pub(crate) fn code(&self) -> &str {
         &self.code
     }
@@ -57,7 +58,11 @@ impl Fault {
             let error = json!({ "code": self.code, "message": self.message });
             drop(self.report.object(&json!({ "error": error })));
         }
-        eprintln!("pilotlight: {}", self.message);
+        match self.code.as_str() {
+            // One that says nothing.
+            "failed" => eprintln!("pilotlight: {}", self.message),
+            code => eprintln!("pilotlight: {} [{code}]", self.message),
+        }
         ExitCode::from(self.status)
     }
 }
@@ -71,7 +76,17 @@ impl fmt::Display for Fault {
 impl<E: Error + 'static> From<E> for Fault {
     fn from(error: E) -> Self {
         let any: &(dyn Error + 'static) = &error;
-        let code = any.downcast_ref::<ClientError>().map_or(CODE, ClientError::code).to_owned();
+        let code = if let Some(error) = any.downcast_ref::<ClientError>() {
+            error.code().to_owned()
+        } else if let Some(error) = any.downcast_ref::<NodeError>() {
+            error.code().to_string()
+        } else if let Some(error) = any.downcast_ref::<PackageError>() {
+            error.code().to_string()
+        } else if any.is::<ConfigError>() {
+            Code::BadConfiguration.to_string()
+        } else {
+            Code::Failed.to_string()
+        };
         Self { code, ..Self::new(error) }
     }
 }
