@@ -13,6 +13,7 @@ mod bench;
 mod man;
 mod completions;
 mod version;
+mod notify;
 mod programs;
 mod target;
 mod report;

@@ -1,15 +1,27 @@
 //! Promise: what a distribution needs is there and fits the command: its version, manual and
-//! completions. Needs Debian's groff-base.
+//! completions, a unit and a configuration for systemd, and what a node tells that. Needs KVM, and
+//! Debian's groff-base and systemd.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use pilotlight::Config;
+use pilotlight::client::Client;
 use pilotlight::socket::frame;
+use rustix::process::{Pid, Signal};
 
 const COMMAND: &str = env!("CARGO_BIN_EXE_pilotlight");
+const UNIT: &str = include_str!("../packaging/pilotlight.service");
+/// How long a node may take to start or stop on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn pilotlight(arguments: &[&str]) -> String {
     let output = Command::new(COMMAND).args(arguments).output().unwrap();
@@ -105,4 +117,130 @@ fn shells_complete_commands_and_options() {
     };
     assert_eq!(complete("pilotlight ser", 1), "serve\n");
     assert_eq!(complete("pilotlight serve --ch", 2), "--check-config\n");
+}
+
+/// A node that a service manager started: the test is that.
+struct Service {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Service {
+    fn start(folder: &Path, manager: &str, arguments: &[&str]) -> Self {
+        let socket = folder.join("node.sock");
+        let mut command = Command::new(COMMAND);
+        command.arg("serve").arg("--state").arg(folder.join("state")).args(arguments);
+        command.arg("--socket").arg(&socket).env("NOTIFY_SOCKET", manager);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        Self { child, socket }
+    }
+
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn told(manager: &UnixDatagram) -> String {
+    let mut bytes = [0; 256];
+    let length = manager.recv(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
+}
+
+/// Fails if there is more to hear.
+fn assert_silent(manager: &UnixDatagram) {
+    manager.set_nonblocking(true).unwrap();
+    let heard = manager.recv(&mut [0; 256]).unwrap_err();
+    assert_eq!(heard.kind(), ErrorKind::WouldBlock);
+}
+
+fn is_told_of_a_life(manager: &UnixDatagram, name: &str, folder: &Path) {
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut service = Service::start(folder, name, &[]);
+    assert_eq!(told(manager), "READY=1");
+    let mut client = Client::connect(&service.socket).expect("its socket answers by then");
+    assert!(client.status().unwrap()["pools"].is_object());
+    drop(client);
+    service.signal(Signal::TERM);
+    assert_eq!(told(manager), "STOPPING=1");
+    assert!(service.child.wait().unwrap().success());
+    assert_silent(manager);
+}
+
+#[test]
+fn the_service_manager_is_told_when_the_socket_answers_and_when_it_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("manager");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    is_told_of_a_life(&manager, path.to_str().unwrap(), folder.path());
+}
+
+#[test]
+fn a_service_manager_may_have_an_abstract_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().to_str().unwrap();
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    let manager = UnixDatagram::bind_addr(&address).unwrap();
+    is_told_of_a_life(&manager, &format!("@{name}"), folder.path());
+}
+
+#[test]
+fn a_node_that_does_not_start_says_it_is_not_ready_by_ending() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("manager");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    // Up, but with nowhere to listen: the last thing that can fail.
+    fs::write(folder.path().join("node.sock"), "no socket").unwrap();
+    let mut service = Service::start(folder.path(), path.to_str().unwrap(), &[]);
+    assert_eq!(service.child.wait().unwrap().code(), Some(1));
+    assert_silent(&manager);
+}
+
+#[test]
+fn a_service_manager_that_is_gone_ends_no_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = Service::start(folder.path(), "/nowhere/manager", &[]);
+    while Client::connect(&service.socket).is_err() {
+        assert!(service.child.try_wait().unwrap().is_none(), "it serves");
+        std::thread::yield_now();
+    }
+    service.signal(Signal::TERM);
+    assert!(service.child.wait().unwrap().success());
+}
+
+#[test]
+fn the_unit_is_one_and_starts_this_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("pilotlight.service");
+    fs::write(&unit, UNIT.replace("/usr/bin/pilotlight", COMMAND)).unwrap();
+    let mut analyze = Command::new("systemd-analyze");
+    let output = analyze.args(["verify", "--man=no"]).arg(&unit).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+
+    let start = UNIT.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let mut words = start.split(' ').skip(1).map(|word| match word {
+        "/etc/pilotlight/config.toml" => {
+            concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/config.toml")
+        }
+        other => other,
+    });
+    let arguments: Vec<_> = words.by_ref().chain(["--check-config"]).collect();
+    assert!(pilotlight(&arguments).starts_with("ok: "));
+}
+
+#[test]
+fn the_packaged_configuration_is_the_default_and_shows_it() {
+    let text = include_str!("../packaging/config.toml");
+    assert_eq!(Config::parse(text).unwrap(), Config::default());
+    let shown = text.lines().filter_map(|line| line.strip_prefix('#'));
+    let keys: Vec<_> = shown.filter(|line| !line.starts_with([' ', '#'])).collect();
+    assert!(keys.iter().filter(|line| line.contains(" = ")).count() > 5, "{keys:?}");
+    assert_eq!(Config::parse(&keys.join("\n")).unwrap(), Config::default());
 }
