@@ -1,6 +1,6 @@
 //! Promise: what a distribution needs is there and fits the command: its version, manual and
 //! completions, a unit and a configuration for systemd, and what a node tells that. Needs KVM, and
-//! Debian's groff-base and systemd.
+//! Debian's groff-base and systemd; the Debian package itself is checked by `scripts/deb --check`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -41,6 +41,7 @@ fn the_version_names_build_and_protocols() {
     let (commit, profile) = lines[0].strip_prefix("commit ").unwrap().split_once(' ').unwrap();
     let digits = commit.strip_suffix('+').unwrap_or(commit);
     let is_commit = digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    // Those of release builds are held against the repository by `scripts/deb --check`.
     let build = if cfg!(debug_assertions) { "(debug build)" } else { "(release build)" };
     assert!(profile == build && (commit == "unknown" || is_commit), "{long}");
 }
