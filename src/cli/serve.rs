@@ -9,12 +9,14 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::fault::Fault;
+use super::notify;
 use super::report::{self, Report};
 
 /// Run a node in the foreground
 ///
 /// Prints one line when it is ready. SIGTERM or SIGINT (Ctrl-C) lets running invokes finish,
-/// delivers their logs, and stops; a second one ends everything at once.
+/// delivers their logs, and stops; a second one ends everything at once. As a service of systemd
+/// (Type=notify) it also says there when it is ready and when it stops.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Serve {
     /// Configuration (TOML); every key has a default
@@ -59,7 +61,9 @@ impl Serve {
         let mut node = Node::start(config)?;
         node.listen(&socket)?;
         self.ready(&node, &socket)?;
+        notify::tell(notify::READY);
         signals.forever().next();
+        notify::tell(notify::STOPPING);
         let ending = socket.clone();
         std::thread::spawn(move || {
             signals.forever().next();
