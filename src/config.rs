@@ -4,6 +4,7 @@
 //! name. Invariants: a [`Config`] that passed [`Config::check`] has limits that fit each other;
 //! what is fixed at build time is tied together by const asserts at the end of this file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use abi::layout;
 use serde::{Deserialize, Serialize};
 
-use crate::invoke::{BusyReason, Limit, Nanos};
+use crate::invoke::{BusyReason, Limit, Nanos, User};
 
 mod pools;
 mod requests;
@@ -68,6 +69,8 @@ pub struct Config {
     pub egress: Egress,
     /// Who may act for whom.
     pub access: Access,
+    /// What is particular to a user, by name.
+    pub users: BTreeMap<User, UserAccess>,
 }
 
 /// Where things are.
@@ -197,6 +200,14 @@ pub struct Egress {
 pub struct Access {
     /// Further user ids that may act for any user.
     pub operators: Vec<u32>,
+}
+
+/// What is particular to a user, in a table of their name: `[users.ada]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UserAccess {
+    /// Further user ids that may act for this user: those of a service, or of a team that shares it.
+    pub uids: Vec<u32>,
 }
 
 impl Default for Paths {

@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::unistd::{Uid, User};
 use rustix::net::Shutdown;
 
 use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::shard::Letter;
-use crate::socket::{Connection, Limits, Peer, peer};
+use crate::socket::peer::Host;
+use crate::socket::{Connection, Limits, Peer};
 use crate::trace;
 
 /// Who may connect: the node's user and group. Whoever connects acts for their own login only.
@@ -104,10 +106,26 @@ fn accept_all(listener: &UnixListener, inboxes: &[Arc<Inbox<Letter>>], config: &
 /// The kernel does not know who it is.
 pub(crate) fn greet(stream: &UnixStream, config: &Config) -> io::Result<Connection> {
     let credentials = rustix::net::sockopt::socket_peercred(stream)?;
-    let uid = credentials.uid.as_raw();
-    let node_uid = rustix::process::geteuid().as_raw();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let operators = &config.access.operators;
-    let peer = Peer::new(uid, node_uid, operators, |uid| peer::login_in(&passwd, uid));
+    let host = Host { node_uid: rustix::process::geteuid().as_raw(), overflow_uid: overflow_uid() };
+    let peer = Peer::new(credentials.uid.as_raw(), host, config, login_of);
     Ok(Connection::new(peer, Limits::from(&config.requests)))
+}
+
+/// The connection of the node's own process.
+pub(crate) fn greet_self(config: &Config) -> Connection {
+    let uid = rustix::process::geteuid().as_raw();
+    let peer = Peer::node(login_of(uid).unwrap_or_else(|| format!("uid-{uid}")));
+    Connection::new(peer, Limits::from(&config.requests))
+}
+
+/// The login of a user id, as every program of the host finds it: files, LDAP, whatever is configured.
+fn login_of(uid: u32) -> Option<String> {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
+}
+
+/// Which user id stands for those the kernel cannot translate.
+fn overflow_uid() -> u32 {
+    const USUAL: u32 = 65_534;
+    let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(USUAL)
 }

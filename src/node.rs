@@ -29,7 +29,7 @@ use crate::client::{Client, ClientError};
 use crate::code::Code;
 use crate::config::{Config, ConfigError};
 use crate::credential::NodeKey;
-use crate::door::{Door, greet};
+use crate::door::{Door, greet_self};
 use crate::inbox::Inbox;
 use crate::keeper::Keeper;
 use crate::librarian::Librarian;
@@ -237,7 +237,7 @@ impl Node {
     /// The process is out of descriptors, or the node is stopping.
     pub fn client(&self) -> Result<Client, ClientError> {
         let (ours, theirs) = UnixStream::pair().map_err(ClientError::Io)?;
-        let connection = greet(&theirs, &self.config).map_err(ClientError::Io)?;
+        let connection = greet_self(&self.config);
         self.inboxes[0].post_blocking(Letter::Client(theirs, Box::new(connection)));
         Client::over(ours)
     }

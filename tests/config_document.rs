@@ -14,7 +14,8 @@ use toml::Value;
 /// Where structs of the configuration are.
 const SOURCES: [&str; 3] = ["src/config.rs", "src/config/pools.rs", "src/config/requests.rs"];
 /// Defaults that are not the same for everybody, and how to say them.
-const SAID: [(&str, &str); 2] = [
+const SAID: [(&str, &str); 3] = [
+    ("users.uids", "`[]`"),
     ("paths.state", "`/var/lib/pilotlight` for root, else `~/.local/state/pilotlight`"),
     (
         "paths.socket",
@@ -73,9 +74,16 @@ fn document() -> String {
     let defaults = Value::try_from(Config::default()).unwrap();
     let mut text = HEAD.to_owned();
     for table in &structs["Config"].1 {
-        let (about, fields) = &structs[&table.of];
-        write!(text, "\n## `[{}]`\n\n{about}\n\n| key | default | |\n|---|---|---|\n", table.name)
-            .unwrap();
+        // One of many, each with a name.
+        let of_many = table.of.strip_prefix("BTreeMap<User, ").map(|of| of.trim_end_matches('>'));
+        let (about, fields) = &structs[of_many.unwrap_or(&table.of)];
+        let suffix = if of_many.is_some() { ".NAME" } else { "" };
+        write!(
+            text,
+            "\n## `[{}{suffix}]`\n\n{about}\n\n| key | default | |\n|---|---|---|\n",
+            table.name
+        )
+        .unwrap();
         for field in fields {
             let key = format!("{}.{}", table.name, field.name);
             let said = SAID.iter().find(|(of, _)| *of == key).map(|(_, said)| (*said).to_owned());

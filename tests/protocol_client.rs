@@ -117,7 +117,7 @@ fn answer(
 /// A node without VMs: each invoke echoes its body once that is complete.
 fn serve(mut stream: UnixStream) -> JoinHandle<()> {
     std::thread::spawn(move || {
-        let peer = Peer::new(1000, 0, &[], |_| Some("ada".to_owned()));
+        let peer = Peer::node("ada".to_owned());
         let mut connection = Connection::new(peer, Limits::from(&Requests::default()));
         let mut bodies: Vec<(u64, Vec<u8>)> = Vec::new();
         loop {

@@ -3,12 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use pilotlight::Config;
 use pilotlight::code::Code;
 use pilotlight::config::Requests;
 use pilotlight::invoke::LogProtocol;
 use pilotlight::socket::answer::{Answer, Log};
 use pilotlight::socket::frame::{FRAME_BYTES_MAX, Header};
 use pilotlight::socket::logging::{Credentials, Logging};
+use pilotlight::socket::peer::Host;
 use pilotlight::socket::request::{Deploy, Hello, Invoke, Request};
 use pilotlight::socket::{Connection, Limits, Peer};
 use proptest::prelude::*;
@@ -16,7 +18,9 @@ use proptest::prelude::*;
 const ADA: u32 = 1000;
 
 fn connection(uid: u32) -> Connection {
-    let peer = Peer::new(uid, 999, &[], |uid| (uid == ADA).then(|| "ada".to_owned()));
+    let host = Host { node_uid: 999, overflow_uid: 65534 };
+    let login = |uid| (uid == ADA).then(|| "ada".to_owned());
+    let peer = Peer::new(uid, host, &Config::default(), login);
     Connection::new(peer, Limits::from(&Requests::default()))
 }
 

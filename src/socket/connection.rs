@@ -58,10 +58,9 @@ impl Connection {
     /// One whose client is another shard of the node: it acts for whom its clients may act, and
     /// as many requests may be open as the shard holds.
     pub(crate) fn between_shards(config: &Config) -> Self {
-        let node = rustix::process::geteuid().as_raw();
         let limits =
             Limits { requests_max: config.pools.inflight_max, ..Limits::from(&config.requests) };
-        Self::new(Peer::new(node, node, &[], |_| None), limits)
+        Self::new(Peer::node("node".to_owned()), limits)
     }
 
     /// Where to receive to. Empty when requests have to be taken first, or the connection closes.

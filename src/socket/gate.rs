@@ -165,12 +165,9 @@ impl<'a> Gate<'a, '_> {
                 format!("as many requests of this connection are open as may be ({limit})");
             return self.refuse(id, Code::TooManyRequests, &message);
         }
-        let Some(request) = self.permit(request) else {
-            let message = format!(
-                "{} may not act for another user; ask the operator, or name no user",
-                self.peer.login()
-            );
-            return self.refuse(id, Code::NotAllowed, &message);
+        let request = match self.permit(request) {
+            Ok(request) => request,
+            Err(user) => return self.refuse(id, Code::NotAllowed, &self.peer.refusal(user)),
         };
         let mut open = Open::new(id, kind_of(&request));
         let (what, limit) = open.kind.body_limit(self.limits);
@@ -209,9 +206,9 @@ impl<'a> Gate<'a, '_> {
         }
     }
 
-    /// Fills in the user, if the peer may act for it.
-    fn permit(&self, request: Request<'a>) -> Option<Request<'a>> {
-        Some(match request {
+    /// Fills in the user, if the peer may act for it; else says for whom it may not.
+    fn permit(&self, request: Request<'a>) -> Result<Request<'a>, &'a str> {
+        Ok(match request {
             Request::Invoke(it) => Request::Invoke(Invoke { user: self.user(it.user)?, ..it }),
             Request::Deploy(it) => Request::Deploy(Deploy { user: self.user(it.user)?, ..it }),
             Request::List(user) => Request::List(self.user(user)?),
@@ -227,9 +224,9 @@ impl<'a> Gate<'a, '_> {
         })
     }
 
-    fn user(&self, named: &'a str) -> Option<&'a str> {
+    fn user(&self, named: &'a str) -> Result<&'a str, &'a str> {
         let user = if named.is_empty() { self.peer.login() } else { named };
-        self.peer.may_act_for(user).then_some(user)
+        if self.peer.may_act_for(user) { Ok(user) } else { Err(user) }
     }
 
     fn refuse(&mut self, id: u64, code: Code, message: &str) -> Option<Incoming<'a>> {
