@@ -168,6 +168,9 @@ pub struct Log {
     pub spool_bytes_max: u64,
     /// Records waiting for one logging service, those that were sent too.
     pub spool_records_max: u32,
+    /// Bytes of text that programs of one user may log in a second on one shard; more are dropped and
+    /// counted. A second's worth may come at once.
+    pub bytes_per_second_per_user_max: u64,
     /// Pause before the first new attempt to reach a logging service, milliseconds; doubles.
     pub retry_min_millis: u64,
     /// Longest such pause, milliseconds.
@@ -262,6 +265,7 @@ impl Default for Log {
         Self {
             spool_bytes_max: 16 * MIB,
             spool_records_max: 65_536,
+            bytes_per_second_per_user_max: 64 * MIB,
             retry_min_millis: 100,
             retry_max_millis: 30_000,
             connect_timeout_millis: 5_000,
@@ -375,6 +379,8 @@ impl Config {
         between("pools.patience_millis", pools.patience_millis, 0, 60_000)?;
         between("snapshots.patience_millis", self.snapshots.patience_millis, 0, day_millis)?;
         between("snapshots.count_max", self.snapshots.count_max, 0, 4096)?;
+        let rate = log.bytes_per_second_per_user_max;
+        between("log.bytes_per_second_per_user_max", rate, 1 << 14, 1 << 40)?;
         between("log.linger_seconds", log.linger_seconds, 0, 3600)?;
         between("pools.idle_expiry_seconds", pools.idle_expiry_seconds, 1, 365 * 24 * 3600)
     }
@@ -390,6 +396,12 @@ impl Config {
             }
             BusyReason::WaitedTooLong | BusyReason::WouldWaitTooLong => {
                 ("pools.vms_max", pools.vms_max.into())
+            }
+            BusyReason::UserAtWork { is_vms: true } => {
+                ("pools.vms_per_user_max", pools.vms_per_user_max.into())
+            }
+            BusyReason::UserAtWork { is_vms: false } => {
+                ("pools.inflight_per_user_max", pools.inflight_per_user_max.into())
             }
             BusyReason::BodiesFull => ("requests.waiting_bytes_max", requests.waiting_bytes_max),
             BusyReason::PackagesFull => ("requests.deploy_bytes_max", requests.deploy_bytes_max),

@@ -15,6 +15,7 @@
 mod account;
 mod backoff;
 mod delivery;
+mod rate;
 mod session;
 mod spool;
 mod syslog;
@@ -35,6 +36,7 @@ pub use self::tls::{Pem, Unusable};
 
 use self::account::{Dropped, Ledger};
 use self::delivery::{Delivery, Queue};
+use self::rate::Rates;
 use self::spool::Record;
 use self::syslog::Head;
 use crate::config;
@@ -55,6 +57,8 @@ pub struct Limits {
     pub spool_bytes: usize,
     /// Records that wait.
     pub spool_records: usize,
+    /// Bytes of text one user's programs may log in a second, over all their services.
+    pub user_bytes_per_second: u64,
     /// How long a record is kept for a service that cannot be reached.
     pub age_nanos: u64,
     /// The same once no VM of the service is left.
@@ -83,6 +87,7 @@ impl Default for Limits {
         Self {
             spool_bytes: 16 << 20,
             spool_records: 65_536,
+            user_bytes_per_second: 64 << 20,
             age_nanos: 600 * SECOND,
             linger_nanos: 30 * SECOND,
             attempts_max: 8,
@@ -102,6 +107,7 @@ impl From<&config::Log> for Limits {
         Self {
             spool_bytes: usize::try_from(log.spool_bytes_max).unwrap_or(usize::MAX),
             spool_records: log.spool_records_max as usize,
+            user_bytes_per_second: log.bytes_per_second_per_user_max,
             linger_nanos: log.linger_seconds.saturating_mul(SECOND),
             connect_nanos: log.connect_timeout_millis.saturating_mul(MILLISECOND),
             backoff_first_nanos: log.retry_min_millis.saturating_mul(MILLISECOND),
@@ -155,6 +161,7 @@ struct Shared {
     /// Also those without a handle, until their spool is empty.
     queues: RefCell<Vec<Weak<Queue>>>,
     dropped: Dropped,
+    rates: Rc<Rates>,
     /// Raised when a spool runs empty.
     emptied: Rc<Signal>,
 }
@@ -172,6 +179,7 @@ impl Relay {
             services: RefCell::default(),
             queues: RefCell::default(),
             dropped: Rc::default(),
+            rates: Rc::new(Rates::new(limits.user_bytes_per_second)),
             emptied: Rc::default(),
         }))
     }
@@ -204,7 +212,7 @@ impl Relay {
         });
         let delivery = Delivery::new(Rc::clone(&queue), destination, limits, seed);
         glommio::spawn_local(delivery.run()).detach();
-        let handle = Rc::new(Handle(queue));
+        let handle = Rc::new(Handle { queue, rates: Rc::clone(&self.0.rates) });
         services.insert(key, Rc::downgrade(&handle));
         Ok(Service(Sink::Queue(handle)))
     }
@@ -250,11 +258,14 @@ enum Sink {
 }
 
 /// The last one to go tells the delivery task that no more records come.
-struct Handle(Rc<Queue>);
+struct Handle {
+    queue: Rc<Queue>,
+    rates: Rc<Rates>,
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.abandon();
+        self.queue.abandon();
     }
 }
 
@@ -281,7 +292,7 @@ impl Service {
     #[must_use]
     pub fn trouble(&self) -> String {
         match &self.0 {
-            Sink::Queue(handle) => handle.0.trouble(),
+            Sink::Queue(handle) => handle.queue.trouble(),
             Sink::Nowhere => String::new(),
             Sink::Unusable(fault, _) => fault.to_string(),
         }
@@ -322,7 +333,9 @@ struct Book {
 impl Book {
     fn open(sink: &Sink, origin: Origin) -> Self {
         let (news, dropped) = match sink {
-            Sink::Queue(handle) => (Rc::clone(&handle.0.news), Rc::clone(&handle.0.dropped)),
+            Sink::Queue(handle) => {
+                (Rc::clone(&handle.queue.news), Rc::clone(&handle.queue.dropped))
+            }
             Sink::Nowhere => Default::default(),
             Sink::Unusable(_, dropped) => (Rc::default(), Rc::clone(dropped)),
         };
@@ -398,17 +411,25 @@ impl InvokeLog {
                 ledger.wait(parts);
                 ledger.give_up(parts, Reason::Unusable);
             }
-            Sink::Queue(handle) => handle.0.push(Record {
-                head: head.clone(),
-                ledger: Rc::clone(ledger),
-                realtime_nanos,
-                sequence,
-                has_more,
-                text,
-                parts,
-                spooled_nanos: (handle.0.clock)(),
-                attempts: 0,
-            }),
+            Sink::Queue(handle) => {
+                let now = (handle.queue.clock)();
+                if !handle.rates.take(self.origin.user, text.len() as u64, now) {
+                    let bytes_per_second = handle.rates.bytes_per_second();
+                    ledger.wait(parts);
+                    return ledger.give_up(parts, Reason::OverRate { bytes_per_second });
+                }
+                handle.queue.push(Record {
+                    head: head.clone(),
+                    ledger: Rc::clone(ledger),
+                    realtime_nanos,
+                    sequence,
+                    has_more,
+                    text,
+                    parts,
+                    spooled_nanos: now,
+                    attempts: 0,
+                });
+            }
         }
     }
 }

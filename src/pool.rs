@@ -44,7 +44,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use crate::config::PoolLimits;
 use crate::credential::ActiveKey;
-use crate::invoke::{Freshness, InvokeId, Nanos, Status, User, VmId};
+use crate::invoke::{BusyReason, Freshness, InvokeId, Nanos, Status, User, VmId};
 
 pub use event::{
     Answer, Arrival, Blame, Effect, Event, FunctionFacts, FunctionRef, KeyState, LoadId, Notice,
@@ -114,6 +114,8 @@ enum Refusal {
     UserLimit,
     /// As many invokes run as may.
     InflightFull,
+    /// As many invokes of its user run as may.
+    UserInflightFull,
     /// It waits for a busy container of its function, at most until then.
     Patience { until_nanos: Nanos },
 }
@@ -257,6 +259,9 @@ impl Pool {
         if self.inflight.is_full() {
             return Err(Refusal::InflightFull);
         }
+        if self.inflight.running_of(&arrival.key.user) >= self.limits.inflight_per_user_max {
+            return Err(Refusal::UserInflightFull);
+        }
         let chosen = self.active.choose(&arrival.key, &arrival.facts, self.resting);
         if chosen.is_none() && self.is_at_limit(&arrival.key.user) {
             return Err(Refusal::UserLimit);
@@ -282,6 +287,15 @@ impl Pool {
             self.resting = None;
         }
         Ok(())
+    }
+
+    /// What holds back this user's invokes, if it is what they have at work themselves.
+    #[must_use]
+    pub fn held_back(&self, user: &User) -> Option<BusyReason> {
+        if self.inflight.running_of(user) >= self.limits.inflight_per_user_max {
+            return Some(BusyReason::UserAtWork { is_vms: false });
+        }
+        self.is_at_limit(user).then_some(BusyReason::UserAtWork { is_vms: true })
     }
 
     /// Whether a user has as many VMs as one may, and all are at work.

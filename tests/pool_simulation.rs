@@ -35,7 +35,8 @@ struct Counts {
 
 /// What has to come about, or the simulation shows nothing of it.
 #[cfg(not(feature = "planted-bugs"))]
-const SIGHTS: [&str; 10] = [
+const SIGHTS: [&str; 11] = [
+    "held back by what the user has at work",
     "assigned with another's function in it that is the same",
     "helped by a guest at rest",
     "late reset",

@@ -43,6 +43,8 @@ pub struct Pools {
     pub patience_millis: u64,
     /// Invokes that run at once on one shard.
     pub inflight_max: u32,
+    /// Of those, invokes of one user; further ones wait.
+    pub inflight_per_user_max: u32,
     /// Invokes that wait for a VM on one shard.
     pub queue_max: u32,
     /// Of those, invokes of one user, so that one cannot fill the queue for all.
@@ -93,6 +95,7 @@ impl Default for Pools {
             packages_per_vm: 32,
             patience_millis: 50,
             inflight_max: 1024,
+            inflight_per_user_max: 512,
             queue_max: 1024,
             queue_per_user_max: 256,
             queue_wait_millis: 10_000,
@@ -123,6 +126,7 @@ impl Pools {
         between("pools.vms_per_user_max", pools.vms_per_user_max, 1, VMS_PER_SHARD_MAX)?;
         between("pools.packages_per_vm", pools.packages_per_vm, 1, 1024)?;
         between("pools.inflight_max", pools.inflight_max, 1, 1 << 16)?;
+        between("pools.inflight_per_user_max", pools.inflight_per_user_max, 1, 1 << 16)?;
         between("pools.queue_max", pools.queue_max, 0, 1 << 16)?;
         between("pools.spawns_at_once_max", pools.spawns_at_once_max, 1, 64)
     }
@@ -143,6 +147,7 @@ pub struct PoolLimits {
     pub packages_per_vm: u32,
     pub patience_nanos: Nanos,
     pub inflight_max: u32,
+    pub inflight_per_user_max: u32,
     pub queue_max: u32,
     pub queue_per_user_max: u32,
     pub queue_wait_nanos: Nanos,
@@ -187,6 +192,7 @@ impl Config {
             packages_per_vm: pools.packages_per_vm,
             patience_nanos: millis(pools.patience_millis),
             inflight_max: pools.inflight_max,
+            inflight_per_user_max: pools.inflight_per_user_max,
             queue_max: pools.queue_max,
             queue_per_user_max: pools.queue_per_user_max,
             queue_wait_nanos: millis(pools.queue_wait_millis),

@@ -115,6 +115,11 @@ pub enum BusyReason {
     WouldWaitTooLong,
     /// VMs do not start: the node's messages say why.
     VmsDoNotStart,
+    /// This user has as many invokes running, or as many VMs at work, as one user may.
+    UserAtWork {
+        /// It is the VMs.
+        is_vms: bool,
+    },
     /// As many bytes of bodies wait for VMs as may.
     BodiesFull,
     /// As many bytes of packages are being stored as may.
@@ -314,6 +319,7 @@ impl fmt::Display for BusyReason {
             Self::WaitedTooLong => "no VM was free in time; try again later",
             Self::WouldWaitTooLong => "those ahead take longer than it may wait; try again later",
             Self::VmsDoNotStart => "VMs do not start; `pilotlight doctor` says what is missing",
+            Self::UserAtWork { .. } => "this user has as much at work as one may; try again later",
             Self::BodiesFull => "too many bytes of bodies wait for VMs; try again later",
             Self::PackagesFull => "too many bytes of packages are being stored; try again later",
             Self::SharedMemoryFull => "too many clients use shared memory; the socket serves too",

@@ -21,12 +21,24 @@ pub enum Reason {
     Stopped,
     /// The credential cannot be used for delivery.
     Unusable,
+    /// The user's programs log more than they may.
+    OverRate {
+        /// How much that is.
+        bytes_per_second: u64,
+    },
 }
 
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::SpoolFull => "more records waited than the spool holds",
+            Self::OverRate { bytes_per_second } => {
+                return write!(
+                    f,
+                    "the user logs more than they may (log.bytes_per_second_per_user_max = \
+                     {bytes_per_second})"
+                );
+            }
+            Self::SpoolFull => "more records waited than the spool holds (log.spool_bytes_max, log.spool_records_max)",
             Self::Refused => "the logging service refused the connection or its certificate",
             Self::Unreachable => "the logging service could not be reached",
             Self::Broken => "the logging service broke the connection",

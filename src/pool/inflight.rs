@@ -4,9 +4,10 @@
 //! each invoke leaves exactly once, and whoever takes it out answers it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use crate::config::PoolLimits;
-use crate::invoke::{ContainerId, InvokeId, Nanos, VmId};
+use crate::invoke::{ContainerId, InvokeId, Nanos, User, VmId};
 
 use super::Hashing;
 use super::alarm::Alarm;
@@ -19,6 +20,8 @@ pub(super) struct Inflight {
     running: Vec<Option<Running>>,
     free: Vec<usize>,
     places: HashMap<InvokeId, usize, Hashing>,
+    /// How many run of each user that has any.
+    of_user: HashMap<User, u32, Hashing>,
     pub(super) queue: Queue,
     alarm: Alarm,
 }
@@ -44,6 +47,7 @@ impl Inflight {
             free: (0..running).rev().collect(),
             // Twice the room: a table more than half full would grow instead of tidying up.
             places: HashMap::with_capacity_and_hasher(2 * running, Hashing::default()),
+            of_user: HashMap::with_capacity_and_hasher(2 * running, Hashing::default()),
             queue: Queue::new(limits),
             alarm: Alarm::never(),
         }
@@ -51,6 +55,10 @@ impl Inflight {
 
     pub(super) fn running_count(&self) -> u32 {
         u32::try_from(self.places.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn running_of(&self, user: &User) -> u32 {
+        self.of_user.get(user).copied().unwrap_or(0)
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -70,6 +78,7 @@ impl Inflight {
         self.alarm.at_latest(running.limit_nanos);
         let before = self.places.insert(running.arrival.invoke, place);
         assert!(before.is_none(), "an invoke's number is used once");
+        *self.of_user.entry(running.arrival.key.user).or_default() += 1;
         self.running[place] = Some(running);
     }
 
@@ -105,7 +114,15 @@ impl Inflight {
     pub(super) fn finish(&mut self, invoke: InvokeId) -> Option<Running> {
         let place = self.places.remove(&invoke)?;
         self.free.push(place);
-        self.running[place].take()
+        let running = self.running[place].take()?;
+        let user = running.arrival.key.user;
+        if let Entry::Occupied(mut count) = self.of_user.entry(user) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(running)
     }
 
     /// An invoke in a VM that the node no longer waits for. Asked again until there is none.

@@ -201,6 +201,11 @@ impl Engine {
                 Some(vm) => GuestFault::VmGone { vm }.into(),
                 None => NodeFault::Stopping.into(),
             },
+            // Whoever waited may have waited for themselves.
+            Answer::Busy(waited @ (BusyReason::WaitedTooLong | BusyReason::WouldWaitTooLong)) => {
+                let own = self.pool.held_back(&running.entry.function.user);
+                self.busy(own.unwrap_or(waited))
+            }
             Answer::Busy(reason) => self.busy(reason),
             Answer::DeadlineInQueue => NodeFault::DeadlineInQueue.into(),
             Answer::DeadlineInVm { vm } => GuestFault::Unresponsive { vm }.into(),

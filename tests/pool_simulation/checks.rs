@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use abi::frame::code::INLINE_BYTES_MAX;
-use pilotlight::invoke::{Freshness, InvokeId, Nanos, VmId};
+use pilotlight::invoke::{Freshness, InvokeId, Nanos, User, VmId};
 use pilotlight::pool::{FunctionFacts, KeyState, LoadId, Pool, Whereabouts};
 
 use super::{Invoke, Load, Model, State, Vm};
@@ -182,7 +182,8 @@ impl Model {
         let Some(vm) = self.vms.get(&id) else { return Vec::new() };
         let running = self.invokes.len() - self.waiting.len();
         let of_key = self.vms.values().filter(|other| other.state.key() == vm.state.key());
-        let is_full = running >= usize::try_from(self.limits.inflight_max).unwrap();
+        let is_full = running >= usize::try_from(self.limits.inflight_max).unwrap()
+            || vm.state.key().is_some_and(|key| self.is_user_full(&key.user));
         if is_full || of_key.count() > 1 || vm.loads.values().any(|load| !load.is_there) {
             return Vec::new();
         }
@@ -202,6 +203,15 @@ impl Model {
         }
     }
 
+    /// Whether as many invokes of a user run as may; never more.
+    pub(super) fn is_user_full(&self, user: &User) -> bool {
+        let of_user = self.invokes.iter().filter(|(_, open)| open.arrival.key.user == *user);
+        let running = of_user.filter(|(id, _)| !self.waiting.contains(id)).count();
+        let limit = usize::try_from(self.limits.inflight_per_user_max).unwrap();
+        assert!(running <= limit, "{user} has {running} at work");
+        running == limit
+    }
+
     pub(super) fn check_nobody_waits_in_vain(&mut self, pool: &Pool, now: Nanos) {
         let running = self.invokes.len() - self.waiting.len();
         if self.waiting.is_empty() || running >= usize::try_from(self.limits.inflight_max).unwrap()
@@ -210,9 +220,13 @@ impl Model {
         }
         // Whose patience ends is looked after at the next tick, and that is due then.
         let wake = pool.next_wake().unwrap_or(Nanos::MAX);
-        let mut is_patient = false;
+        let (mut is_patient, mut held_back) = (false, false);
         for id in &self.waiting {
             let arrival = &self.invokes[id].arrival;
+            if self.is_user_full(&arrival.key.user) {
+                held_back = true;
+                continue;
+            }
             // One of several that want the same may have to wait for the next look.
             let may_wait = |new_vm| {
                 let end = self.patience_end(&self.invokes[id], &[], new_vm);
@@ -243,6 +257,9 @@ impl Model {
                     is_patient = true;
                 }
             }
+        }
+        if held_back {
+            self.sight("held back by what the user has at work");
         }
         if is_patient {
             assert!(wake <= now + LOOK_NANOS, "nobody looks at the guests");

@@ -549,7 +549,10 @@ impl Model {
             Answer::Busy(BusyReason::WaitedTooLong) => ("waited", waited && open.sent.is_none()),
             Answer::Busy(BusyReason::VmsDoNotStart) => ("no start", waited && open.sent.is_none()),
             Answer::Busy(
-                BusyReason::BodiesFull | BusyReason::PackagesFull | BusyReason::SharedMemoryFull,
+                BusyReason::UserAtWork { .. }
+                | BusyReason::BodiesFull
+                | BusyReason::PackagesFull
+                | BusyReason::SharedMemoryFull,
             ) => ("of which the pool knows nothing", false),
             Answer::DeadlineInQueue => ("deadline", now >= deadline && open.sent.is_none()),
             Answer::DeadlineInVm { vm } => {

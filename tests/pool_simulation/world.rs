@@ -316,6 +316,7 @@ fn draw_limits(random: &mut Random) -> PoolLimits {
         packages_per_vm: random.small(1, 3),
         patience_nanos: random.between(0, 20).saturating_sub(5) * MILLI,
         inflight_max: random.small(1, 24),
+        inflight_per_user_max: random.small(1, 16),
         queue_max: random.small(0, 12),
         queue_per_user_max: random.small(1, 12),
         queue_wait_nanos: random.between(5, 200) * MILLI,
