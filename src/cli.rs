@@ -13,6 +13,7 @@ mod bench;
 mod programs;
 mod target;
 mod report;
+mod trace;
 mod fault;
 
 use std::process::ExitCode;

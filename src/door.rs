@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use region::clock::monotonic_nanos;
 use rustix::net::Shutdown;
 
 use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::shard::Letter;
 use crate::socket::{Connection, Limits, Peer, peer};
-use crate::trace;
+use crate::trace::Pace;
 
 /// Who may connect: the node's user and group. Whoever connects acts for their own login only.
 const SOCKET_MODE: u32 = 0o660;
@@ -78,6 +79,7 @@ impl Drop for Door {
 
 fn accept_all(listener: &UnixListener, inboxes: &[Arc<Inbox<Letter>>], config: &Config) {
     let mut turn = inboxes.iter().cycle();
+    let mut refused = Pace::default();
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -92,7 +94,11 @@ fn accept_all(listener: &UnixListener, inboxes: &[Arc<Inbox<Letter>>], config: &
             (Ok(connection), Some(inbox)) => {
                 inbox.post_blocking(Letter::Client(stream, Box::new(connection)));
             }
-            (Err(error), _) => trace::line(format_args!("a client was turned away: {error}")),
+            (Err(error), _) => {
+                if let Some(untold) = refused.admit(monotonic_nanos()) {
+                    tracing::warn!(why = %error, untold, "client refused");
+                }
+            }
             (Ok(_), None) => return,
         }
     }

@@ -10,6 +10,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//! What it has to tell its operator it emits as `tracing` events.
+//!
 //! There is one way into a node: a connection. [`Node::client`] makes one inside the process, and
 //! [`Node::listen`] lets other processes make theirs; both speak the same protocol.
 
@@ -37,9 +39,8 @@ use crate::passage::End;
 use crate::pool::Pool;
 use crate::pool::index::Index;
 use crate::root_image::RootImage;
-use crate::shard::{Letter, NodeFacts, Setting, Shard, isolation_name};
+use crate::shard::{Letter, NodeFacts, Setting, Shard, flavour_name, isolation_name};
 use crate::store::Store;
-use crate::trace;
 
 /// Letters that may wait for one shard.
 const LETTERS_MAX: usize = 4096;
@@ -94,7 +95,7 @@ impl Node {
         let functions = store.functions().map_err(|error| NodeError(error.to_string()))?;
         let (functions, damaged) = functions;
         for error in damaged {
-            trace::line(format_args!("a function is left out: {error}"));
+            tracing::warn!(%error, "a stored function is left out");
         }
         let root_image = RootImage::load(config.paths.root_image.as_deref())
             .map_err(|error| NodeError(format!("the root image cannot be read: {error}")))?;
@@ -108,6 +109,13 @@ impl Node {
         })
         .map_err(NodeError)?;
         let flavour = nursery.flavour();
+        tracing::info!(
+            flavour = flavour_name(flavour),
+            snapshot_bytes = nursery.snapshot_bytes(),
+            cgroups = %nursery.cgroups(),
+            restore = %nursery.restoring(),
+            "guest booted, base snapshot captured"
+        );
         let broken = |error: io::Error| NodeError(format!("the node cannot start: {error}"));
         let shards = u16::try_from(cores.shards.len()).unwrap_or(u16::MAX);
         let inboxes: io::Result<Vec<_>> =
@@ -241,7 +249,7 @@ impl Node {
         }
         for thread in self.threads.drain(..) {
             if let Err(error) = thread.join() {
-                trace::line(format_args!("a shard ended badly: {error}"));
+                tracing::error!(%error, "a shard ended badly");
             }
         }
     }

@@ -16,6 +16,8 @@ pub(crate) struct Fault {
     code: String,
     status: u8,
     report: Report,
+    /// It is among the node's own lines on standard error already.
+    is_traced: bool,
 }
 
 /// What a command ends with when nothing more exact is known.
@@ -31,6 +33,7 @@ impl Fault {
             code: CODE.to_owned(),
             status: STATUS,
             report: Report::default(),
+            is_traced: false,
         }
     }
 
@@ -42,6 +45,11 @@ impl Fault {
     /// The same failure, told the way the command reports.
     pub(crate) fn told(self, report: Report) -> Self {
         Self { report, ..self }
+    }
+
+    /// The same failure, without a line of its own on standard error.
+    pub(crate) fn traced(self) -> Self {
+        Self { is_traced: true, ..self }
     }
 
     /// Its stable code: the node's or the client's, as in `docs/protocol.md`, else `failed`.
@@ -57,7 +65,9 @@ impl Fault {
             let error = json!({ "code": self.code, "message": self.message });
             drop(self.report.object(&json!({ "error": error })));
         }
-        eprintln!("pilotlight: {}", self.message);
+        if !self.is_traced {
+            eprintln!("pilotlight: {}", self.message);
+        }
         ExitCode::from(self.status)
     }
 }

@@ -4,6 +4,7 @@ use abi::frame::outcome::{Outcome as GuestOutcome, Status};
 
 use super::clients::{ClientId, Clients};
 use super::engine::{Engine, Running};
+use super::trace;
 use crate::invoke::{
     ClientFault, GuestFault, InvokeError, InvokeId, LogAccount, Nanos, NodeFault, Timings, VmId,
 };
@@ -168,6 +169,7 @@ impl Engine {
             }
             let error = self.error_of(&running, answer);
             self.metrics.refused(error.code());
+            trace::lost(invoke, &running, &error);
             self.refuse(invoke, &running, &error, clients);
         }
         self.answers = answers;

@@ -14,7 +14,6 @@ use crate::socket::Incoming;
 use crate::socket::answer::Room;
 use crate::socket::request::{Deploy, Invoke, Request};
 use crate::socket::settings::Settings;
-use crate::trace;
 
 /// Bytes of a VM's backlog above which bodies for it are left in their client's socket.
 const BACKLOG_BYTES_MAX: usize = 1 << 20;
@@ -147,7 +146,7 @@ impl Engine {
     fn attach(&mut self, client: &mut Client, request: u64, now: Nanos) {
         match client.attach(request, now) {
             Ok(()) => self.metrics.attaches += 1,
-            Err(error) => trace::line(format_args!("a client gets no shared memory: {error}")),
+            Err(error) => tracing::warn!(%error, "a client gets no shared memory"),
         }
         if client.connection.has_input() {
             client.connection.fail("malformed-frame", "a request behind attach on the socket");

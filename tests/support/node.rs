@@ -100,6 +100,10 @@ impl TestNode {
 }
 
 fn start(config: &Config) -> Node {
+    // What the node says belongs to the story of a test that fails. Only the first node of a process
+    // can ask for it.
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
+    drop(lines.try_init());
     Node::start(config.clone()).expect("a node starts; it needs KVM")
 }
 
