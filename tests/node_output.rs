@@ -6,13 +6,15 @@
 mod support;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, pipe};
+use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::path::Path;
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use self::support::node::{PATIENCE, wait_until};
+use self::support::rsyslog::Rsyslog;
 use self::support::served::Served;
 
 /// The lines written so far; each has a time, a level and a message.
@@ -40,14 +42,25 @@ fn wait_for_line(file: &Path, message: &str) -> Value {
     found.unwrap()
 }
 
-/// Kills the VM this invoke runs in.
-fn kill_vm_of_invoke(node: &Served) {
+/// Has the shell log a word and then kills its VM: what the command says of that.
+fn lose_invoke(node: &Served, arguments: &[&str]) -> String {
+    let mut invoke = node.command("invoke", &["sh", "--payload", "-"]);
+    invoke.args(arguments);
+    invoke.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut invoke = invoke.spawn().unwrap();
+    let mut said = BufReader::new(invoke.stderr.take().unwrap());
+    let mut input = invoke.stdin.take().unwrap();
+    input.write_all(b"echo begun >&2\n").unwrap();
+    said.read_line(&mut String::new()).unwrap();
     let status = node.json("status", &[]);
     let vms = status["vms"].as_array().unwrap();
     let vm = vms.iter().find(|vm| vm["running"] == 1).unwrap();
     let pid = i32::try_from(vm["pid"].as_i64().unwrap()).unwrap();
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(invoke.wait().unwrap().code(), Some(125));
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    rest
 }
 
 #[test]
@@ -66,21 +79,11 @@ fn what_happens_is_told_as_json() {
     let captured = wait_for_line(&file, "function snapshot captured");
     assert_eq!((&captured["user"], &captured["function"]), (&"ada".into(), &"sh".into()));
 
-    let mut invoke = node.command("invoke", &["sh", "--user", "ada", "--payload", "-"]);
-    invoke.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut invoke = invoke.spawn().unwrap();
-    let mut said = BufReader::new(invoke.stderr.take().unwrap());
-    let mut input = invoke.stdin.take().unwrap();
-    std::io::Write::write_all(&mut input, b"echo begun >&2\n").unwrap();
-    said.read_line(&mut String::new()).unwrap();
-    kill_vm_of_invoke(&node);
-    assert_eq!(invoke.wait().unwrap().code(), Some(125));
+    let rest = lose_invoke(&node, &["--user", "ada"]);
     let (lost, ended) = (wait_for_line(&file, "invoke lost"), wait_for_line(&file, "VM lost"));
     assert_eq!((&lost["level"], &ended["level"]), (&"WARN".into(), &"WARN".into()));
     assert_eq!((&lost["vm"], &lost["code"]), (&ended["vm"], &"vm-lost".into()), "{lost} {ended}");
     assert_eq!((&lost["user"], &lost["function"]), (&"ada".into(), &"sh".into()));
-    let mut rest = String::new();
-    said.read_to_string(&mut rest).unwrap();
     assert!(rest.contains(lost["invoke"].as_str().unwrap()), "{rest} {lost}");
 
     assert!(node.run("remove", &["sh", "--user", "ada"]).status.success());
@@ -93,13 +96,36 @@ fn what_happens_is_told_as_json() {
 }
 
 #[test]
+fn an_invoke_has_one_name_in_its_answer_its_log_and_the_nodes_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lines");
+    let rsyslog = Rsyslog::tcp();
+    let node = Served::start(&["--log-format", "json"], "", File::create(&file).unwrap());
+    node.deploy("sh", &["--timeout", "60s", "--", "sh", "-s"]);
+    let address = rsyslog.address().to_string();
+    let service = ["--log-address", &address, "--log-protocol", "syslog-tcp"];
+
+    let well = [&["sh", "--payload", "echo one >&2"], service.as_slice()].concat();
+    let object = node.json("invoke", &well);
+    assert_eq!(rsyslog.wait_for_records(1)[0].process_id, object["invoke"]);
+    let text = String::from_utf8(node.run("invoke", &well).stderr).unwrap();
+    let id = rsyslog.wait_for_records(2)[1].process_id.clone();
+    assert!(id != object["invoke"] && text.contains(&format!("; invoke {id}, vm-")), "{text}");
+
+    let rest = lose_invoke(&node, &service);
+    let id = rsyslog.wait_for_records(3)[2].process_id.clone();
+    assert!(rest.ends_with(&format!("(invoke {id})\n")), "{rest} is not of {id}");
+    assert_eq!(wait_for_line(&file, "invoke lost")["invoke"], id);
+}
+
+#[test]
 fn a_client_that_breaks_the_protocol_is_told_of_at_a_pace() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lines");
     let node = Served::start(&[], "", File::create(&file).unwrap());
     for _ in 0..200 {
         let mut stream = std::os::unix::net::UnixStream::connect(node.socket()).unwrap();
-        std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         stream.read_to_end(&mut Vec::new()).unwrap();
     }
     let refusals = || {
