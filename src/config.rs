@@ -68,6 +68,8 @@ pub struct Config {
     pub egress: Egress,
     /// Who may act for whom.
     pub access: Access,
+    /// Counters and times for Prometheus.
+    pub metrics: Metrics,
 }
 
 /// Where things are.
@@ -197,6 +199,15 @@ pub struct Egress {
 pub struct Access {
     /// Further user ids that may act for any user.
     pub operators: Vec<u32>,
+}
+
+/// Counters and times for Prometheus, over HTTP. Whoever reaches the address may read them, without a
+/// login: they name no user, function or VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// `IP:PORT` at which `GET /metrics` is answered, as `127.0.0.1:9464`; none given: nowhere.
+    pub listen: Option<std::net::SocketAddr>,
 }
 
 impl Default for Paths {

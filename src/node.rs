@@ -17,6 +17,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -31,6 +32,7 @@ use crate::client::{Client, ClientError};
 use crate::config::Config;
 use crate::credential::NodeKey;
 use crate::door::{Door, greet};
+use crate::exporter::Exporter;
 use crate::inbox::Inbox;
 use crate::keeper::Keeper;
 use crate::librarian::Librarian;
@@ -75,6 +77,7 @@ pub struct Node {
     maker: Option<Maker>,
     threads: Vec<ExecutorJoinHandle<io::Result<()>>>,
     door: Option<Door>,
+    exporter: Option<Exporter>,
     config: Arc<Config>,
     flavour: Flavour,
     warning: Option<String>,
@@ -149,6 +152,7 @@ impl Node {
             maker: Some(maker),
             threads: Vec::new(),
             door: None,
+            exporter: None,
             config: Arc::clone(&config),
             flavour,
             warning: root_image.warning,
@@ -176,7 +180,27 @@ impl Node {
             };
             node.threads.push(spawn(setting, *core)?);
         }
+        node.export()?;
         Ok(node)
+    }
+
+    /// Answers scrapes, if the configuration says where.
+    fn export(&mut self) -> Result<(), NodeError> {
+        let Some(address) = self.config.metrics.listen else { return Ok(()) };
+        let (inboxes, config) = (Arc::clone(&self.inboxes), Arc::clone(&self.config));
+        let exporter = Exporter::open(address, move || client_of(&inboxes, &config));
+        let exporter = exporter.map_err(|error| {
+            NodeError(format!("metrics.listen: cannot listen at {address}: {error}"))
+        })?;
+        tracing::info!(address = %exporter.address(), "metrics to be had");
+        self.exporter = Some(exporter);
+        Ok(())
+    }
+
+    /// Where metrics are to be had over HTTP, if anywhere.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.exporter.as_ref().map(Exporter::address)
     }
 
     /// Lets other processes of this machine connect at `socket`.
@@ -211,10 +235,7 @@ impl Node {
     /// # Errors
     /// The process is out of descriptors, or the node is stopping.
     pub fn client(&self) -> Result<Client, ClientError> {
-        let (ours, theirs) = UnixStream::pair().map_err(ClientError::Io)?;
-        let connection = greet(&theirs, &self.config).map_err(ClientError::Io)?;
-        self.inboxes[0].post_blocking(Letter::Client(theirs, Box::new(connection)));
-        Client::over(ours)
+        client_of(&self.inboxes, &self.config)
     }
 
     /// Which kind of KVM this host has, and so which isolation programs get.
@@ -242,6 +263,7 @@ impl Node {
 
     fn end(&mut self) {
         self.door = None;
+        self.exporter = None;
         // Before the shards: they have to be there for its letters.
         self.maker = None;
         for inbox in self.inboxes.iter() {
@@ -261,6 +283,13 @@ impl Drop for Node {
             self.end();
         }
     }
+}
+
+fn client_of(inboxes: &[Arc<Inbox<Letter>>], config: &Config) -> Result<Client, ClientError> {
+    let (ours, theirs) = UnixStream::pair().map_err(ClientError::Io)?;
+    let connection = greet(&theirs, config).map_err(ClientError::Io)?;
+    inboxes[0].post_blocking(Letter::Client(theirs, Box::new(connection)));
+    Client::over(ours)
 }
 
 /// For each shard: its ends as a client of each other one (none at its own number), and those at

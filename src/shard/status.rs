@@ -14,6 +14,7 @@ use super::clients::{ClientId, Clients};
 use super::engine::Engine;
 use crate::cell::Nursery;
 use crate::config::CoreSplit;
+use crate::invoke::Nanos;
 use crate::maker::Tally;
 use crate::metrics;
 use crate::pool::Census;
@@ -29,6 +30,7 @@ pub(crate) struct NodeFacts {
     shards: Vec<u32>,
     guests: Vec<u32>,
     snapshots: Arc<Tally>,
+    started_nanos: Nanos,
 }
 
 impl NodeFacts {
@@ -43,6 +45,7 @@ impl NodeFacts {
             shards: cores.shards.clone(),
             guests: cores.guests.clone(),
             snapshots,
+            started_nanos: super::moment(),
         }
     }
 }
@@ -167,6 +170,7 @@ impl Engine {
         let [made, failed, bytes, pending] = facts.snapshots.read();
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "uptime_nanos": super::moment().saturating_sub(facts.started_nanos),
             "flavour": flavour_name(facts.flavour),
             "isolation": isolation_name(facts.flavour),
             "cgroups": facts.cgroups,
@@ -182,6 +186,7 @@ impl Engine {
             "outcomes": report.outcomes,
             "refusals": report.refusals,
             "latency_nanos": report.latency_nanos,
+            "latency_buckets": report.latency_buckets,
             "missing_syscalls": describe_missing(&report.missing_calls),
         });
         status.to_string().into_bytes()

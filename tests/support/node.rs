@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -81,6 +82,11 @@ impl TestNode {
         let socket = self.state().join("node.sock");
         self.node.as_mut().unwrap().listen(&socket).unwrap();
         socket
+    }
+
+    /// Where its metrics are to be had.
+    pub(crate) fn metrics_address(&self) -> SocketAddr {
+        self.node.as_ref().unwrap().metrics_address().unwrap()
     }
 
     /// Ends it, whatever runs.
