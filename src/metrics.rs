@@ -1,6 +1,7 @@
 //! What a shard counts and times; its own, never shared. A [`Snapshot`] is a copy that travels,
 //! merges with those of other shards and becomes JSON.
 
+pub mod functions;
 pub mod prometheus;
 
 use std::collections::BTreeMap;

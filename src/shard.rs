@@ -224,7 +224,7 @@ impl Shard {
         let gone = |client: &Client| {
             left.push(client.id);
             if client.connection.is_closing() {
-                closed.push(client.connection.login().to_owned());
+                closed.push(client.connection.peer().login().to_owned());
             }
         };
         if clients.flush(&mut engine.metrics, gone) {

@@ -50,7 +50,12 @@ impl Engine {
     ) {
         let Some(mut running) = self.take_running(invoke) else { return };
         let Ending { vm, container, outcome } = ending;
-        self.metrics.finished(outcome.status, now.saturating_sub(running.marks.arrived));
+        let total_nanos = now.saturating_sub(running.marks.arrived);
+        self.metrics.finished(outcome.status, total_nanos);
+        let has_failed = (outcome.status, outcome.detail) != (Status::Exited, 0);
+        let entry = &running.entry;
+        let function = (entry.facts.function.0, &entry.function);
+        self.functions.finished(&entry.measured, function, now, (total_nanos, has_failed));
         let mut log = running.log.take();
         if let Some(log) = &log {
             log.finish();

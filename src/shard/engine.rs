@@ -35,6 +35,7 @@ use crate::librarian::{Job, Librarian, OpenPackage};
 use crate::link::Link;
 use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
+use crate::metrics::functions::Functions;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{
     Answer, Blame, Effect, Event, KeyState, LoadId, PackageRef, Place, Pool, ResetId, SnapshotRef,
@@ -126,6 +127,7 @@ pub(super) struct Engine {
     pub(super) next_deploy: u64,
     pub(super) storing: Vec<Storing>,
     pub(super) metrics: ShardMetrics,
+    pub(super) functions: Functions,
     pub(super) node_key: Arc<NodeKey>,
     pub(super) no_logging: Rc<Logging>,
     pub(super) librarian: Arc<Librarian>,
@@ -194,6 +196,7 @@ impl Engine {
             next_deploy: 1,
             storing: Vec::new(),
             metrics: ShardMetrics::default(),
+            functions: Functions::default(),
             node_key: parts.node_key,
             no_logging: Rc::new(Logging::none()),
             librarian: parts.librarian,

@@ -44,6 +44,8 @@ enum Handled {
     Logging(Rc<Logging>),
     /// The connection goes on in shared memory.
     Attach,
+    /// What it may know of the node.
+    Status,
 }
 
 /// Who wants an invoke.
@@ -106,6 +108,10 @@ impl Engine {
                         break;
                     }
                     Handled::Reply(json) => connection.reply(request, &json),
+                    Handled::Status => match self.ask_status((id, request), connection.peer()) {
+                        Some(json) => connection.reply(request, &json),
+                        None => Ok(()),
+                    },
                     Handled::Refuse(fault) => {
                         self.metrics.refused(fault.code());
                         connection.error(request, fault.code(), &fault.to_string())
@@ -182,9 +188,7 @@ impl Engine {
             Request::List(user) => User::new(user).map(|user| self.list(user)),
             Request::Remove { user, function } => self.remove((client, id), user, function),
             Request::Attach => return Handled::Attach,
-            Request::Status => {
-                Ok(self.ask_status((client, id)).map_or(Handled::Open, Handled::Reply))
-            }
+            Request::Status => return Handled::Status,
         };
         handled.unwrap_or_else(Handled::Refuse)
     }

@@ -113,8 +113,8 @@ impl Connection {
 
     /// Who is at its other end.
     #[must_use]
-    pub fn login(&self) -> &str {
-        self.peer.login()
+    pub fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     /// Number and tag of each open request: what to cancel when the client is gone.
