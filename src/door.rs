@@ -96,7 +96,7 @@ fn accept_all(listener: &UnixListener, inboxes: &[Arc<Inbox<Letter>>], config: &
             }
             (Err(error), _) => {
                 if let Some(untold) = refused.admit(monotonic_nanos()) {
-                    tracing::warn!(why = %error, untold, "client refused");
+                    tracing::warn!(why = error.to_string(), untold, "client refused");
                 }
             }
             (Ok(_), None) => return,

@@ -246,7 +246,7 @@ impl<F: Fn() -> Result<Client, ClientError>> Pages<F> {
             }
             Err(error) => {
                 if kept.failures.admit(now).is_some() {
-                    tracing::warn!(%error, "no metrics");
+                    tracing::warn!(error = error.to_string(), "no metrics");
                 }
                 None
             }

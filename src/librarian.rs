@@ -143,7 +143,7 @@ impl Desk {
                 Job::Open { shard, package, digest } => {
                     let open = self.open(&digest);
                     if let Err(error) = &open {
-                        tracing::error!(%digest, %error, "a package cannot be used");
+                        tracing::error!(%digest, error = error.to_string(), "a package cannot be used");
                     }
                     self.tell(shard, Report::Opened { package, open: open.ok() });
                 }
@@ -168,7 +168,7 @@ impl Desk {
         self.released.remove(&digest);
         // What is left behind is removed when the node starts next.
         if let Err(error) = self.store.drop_unused(&digest) {
-            tracing::warn!(%digest, %error, "a package is not removed");
+            tracing::warn!(%digest, error = error.to_string(), "a package is not removed");
         }
     }
 
@@ -238,7 +238,7 @@ impl Desk {
     fn fail(&self, ticket: Ticket, (user, name): (User, FunctionName), error: &StoreError) {
         if matches!(error, StoreError::State(_) | StoreError::Io { .. }) {
             let (user, function) = (user.as_str(), name.as_str());
-            tracing::error!(user, function, %error, "the store failed");
+            tracing::error!(user, function, error = error.to_string(), "the store failed");
         }
         self.refuse(ticket, error.code(), error.to_string());
     }

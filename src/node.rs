@@ -98,7 +98,7 @@ impl Node {
         let functions = store.functions().map_err(|error| NodeError(error.to_string()))?;
         let (functions, damaged) = functions;
         for error in damaged {
-            tracing::warn!(%error, "a stored function is left out");
+            tracing::warn!(error = error.to_string(), "a stored function is left out");
         }
         let root_image = RootImage::load(config.paths.root_image.as_deref())
             .map_err(|error| NodeError(format!("the root image cannot be read: {error}")))?;
@@ -115,8 +115,8 @@ impl Node {
         tracing::info!(
             flavour = flavour_name(flavour),
             snapshot_bytes = nursery.snapshot_bytes(),
-            cgroups = %nursery.cgroups(),
-            restore = %nursery.restoring(),
+            cgroups = nursery.cgroups().to_string(),
+            restore = nursery.restoring().to_string(),
             "guest booted, base snapshot captured"
         );
         let broken = |error: io::Error| NodeError(format!("the node cannot start: {error}"));
@@ -271,7 +271,7 @@ impl Node {
         }
         for thread in self.threads.drain(..) {
             if let Err(error) = thread.join() {
-                tracing::error!(%error, "a shard ended badly");
+                tracing::error!(error = error.to_string(), "a shard ended badly");
             }
         }
     }

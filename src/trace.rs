@@ -2,6 +2,9 @@
 //! embeds a node subscribes to them; `pilotlight serve` writes them to standard error. (What
 //! programs log goes to their users: [`crate::log`].)
 //!
+//! Names and numbers are shown as they are ([`tracing::field::display`]); other text is a string, so that
+//! a line of text has it in quotes, with its line breaks escaped.
+//!
 //! No event is on the path of a warm invoke. What clients can cause at will is told at a [`Pace`], so
 //! that none of them fills the operator's disk.
 

@@ -135,9 +135,11 @@ fn a_client_that_breaks_the_protocol_is_told_of_at_a_pace() {
     wait_until("a refused client among the lines", || refusals() > 0);
     let text = fs::read_to_string(&file).unwrap();
     assert!(
-        text.contains(" WARN client refused why=") && text.contains("broke the protocol"),
+        text.contains(" WARN client refused why=\"") && text.contains("broke the protocol"),
         "{text}"
     );
+    let ready = format!(" INFO ready socket={:?} flavour=\"", node.socket());
+    assert!(text.contains(&ready), "words are in quotes: {text}");
     assert!(refusals() < 100, "{text}");
 }
 

@@ -105,8 +105,8 @@ impl Serve {
             tracing::warn!("{warning}");
         }
         let flavour = flavour_words(node.flavour());
-        let (path, isolation) = (socket.display(), node.isolation());
-        tracing::info!(socket = %path, flavour = flavour.0, isolation, "ready");
+        let (path, isolation) = (socket.display().to_string(), node.isolation());
+        tracing::info!(socket = path, flavour = flavour.0, isolation, "ready");
         if self.report.json {
             let ready = json!({
                 "socket": socket,

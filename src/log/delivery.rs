@@ -238,8 +238,8 @@ impl Delivery {
         if !std::mem::replace(&mut self.is_failing, true) || dropped > 0 {
             let Destination { address, user, .. } = &self.destination;
             let user = user.as_ref().map(User::as_str);
-            let (why, error) = (failure.reason, failure.what.as_str());
-            tracing::warn!(service = %address, user, %why, error, dropped, "logging service failed");
+            let (why, error) = (failure.reason.to_string(), failure.what.as_str());
+            tracing::warn!(service = %address, user, why, error, dropped, "logging service failed");
         }
     }
 

@@ -333,7 +333,7 @@ impl Engine {
         act: impl FnOnce(&mut Link) -> Result<(), crate::link::GuestFault>,
     ) -> Option<Event> {
         let fault = act(&mut self.vms.find(vm)?.link).err()?;
-        tracing::warn!(%vm, %fault, "guest broke a rule");
+        tracing::warn!(%vm, fault = fault.to_string(), "guest broke a rule");
         Some(Event::VmFault { vm, blame: Blame::Guest })
     }
 
@@ -357,8 +357,8 @@ impl Engine {
             let user = running.entry.function.user;
             entry.side.service = deliver_to(&self.relay, (key, user), &service, &delivery)
                 .unwrap_or_else(|fault| {
-                    let user = user.as_str();
-                    tracing::warn!(%vm, user, %fault, "a credential for logs cannot be used");
+                    let (user, words) = (user.as_str(), fault.to_string());
+                    tracing::warn!(%vm, user, fault = words, "a credential for logs cannot be used");
                     self.relay.unusable(fault)
                 });
             entry.link.assign(&buffer[..length])

@@ -242,7 +242,7 @@ impl Engine {
     }
 
     pub(super) fn end_faulty(&mut self, id: VmId, fault: GuestFault, now: Nanos) {
-        tracing::warn!(vm = %id, %fault, "guest broke a rule");
+        tracing::warn!(vm = %id, fault = fault.to_string(), "guest broke a rule");
         if let Some(vm) = self.vms.find(id) {
             vm.side.is_faulty = true;
         }

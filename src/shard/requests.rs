@@ -152,7 +152,9 @@ impl Engine {
     fn attach(&mut self, client: &mut Client, request: u64, now: Nanos) {
         match client.attach(request, now) {
             Ok(()) => self.metrics.attaches += 1,
-            Err(error) => tracing::warn!(%error, "a client gets no shared memory"),
+            Err(error) => {
+                tracing::warn!(error = error.to_string(), "a client gets no shared memory");
+            }
         }
         if client.connection.has_input() {
             client.connection.fail("malformed-frame", "a request behind attach on the socket");

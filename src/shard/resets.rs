@@ -31,7 +31,7 @@ impl Engine {
             let egress = self.new_egress();
             let Some(entry) = self.vms.find(vm) else { continue };
             if let Err(error) = entry.reset(reset, verify_nanos, egress) {
-                tracing::warn!(%vm, %error, "VM cannot be reset");
+                tracing::warn!(%vm, error = error.to_string(), "VM cannot be reset");
                 self.metrics.resets_failed += 1;
                 self.drive(Event::VmFault { vm, blame: Blame::Host }, now, None);
             }
