@@ -14,13 +14,13 @@ use tempfile::TempDir;
 const BUSYBOX: &str = "/bin/busybox";
 
 /// A node in a folder of its own; killed with the test.
-pub(crate) struct Served {
+pub(crate) struct Serving {
     folder: TempDir,
     pub(crate) child: Child,
     output: BufReader<ChildStdout>,
 }
 
-impl Served {
+impl Serving {
     /// Starts it with these arguments and a configuration, and waits until it says that it is ready.
     pub(crate) fn start(arguments: &[&str], config: &str, lines: impl Into<Stdio>) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -33,11 +33,11 @@ impl Served {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(lines);
         let mut child = command.spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        let mut served = Self { folder, child, output };
+        let mut serving = Self { folder, child, output };
         let mut line = String::new();
-        served.output.read_line(&mut line).unwrap();
+        serving.output.read_line(&mut line).unwrap();
         assert!(line.starts_with("ready at "), "{line:?}");
-        served
+        serving
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -79,7 +79,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for Serving {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
