@@ -18,6 +18,9 @@ const PROGRAMS: [&str; 6] = ["chatter", "echo", "echo-stream", "greet", "noop", 
 const MUSL: &str = "x86_64-unknown-linux-musl";
 const NONE: &str = "x86_64-unknown-none";
 
+/// What the command is made from beside them.
+const COMMAND_SOURCES: [&str; 3] = ["src", "perf/Cargo.toml", "perf/src"];
+
 /// What the embedded programs are made from.
 const SOURCES: [&str; 17] = [
     "build.rs",
@@ -45,6 +48,7 @@ fn main() {
     for source in SOURCES.iter().filter(|source| root.join(source).exists()) {
         println!("cargo::rerun-if-changed={source}");
     }
+    tell_commit(&root);
     if env::var_os("DOCS_RS").is_some() {
         for name in PACKAGES.map(|(package, _)| package).into_iter().chain(PROGRAMS) {
             write(&out.join(name), &[]);
@@ -71,6 +75,48 @@ fn main() {
     for program in PROGRAMS {
         compile(&root.join("perf/programs").join(format!("{program}.rs")), &out.join(program));
     }
+}
+
+/// Tells the command which commit it is made from (`src/cli/version.rs`): 12 digits, and `+` if what
+/// it is made from was modified. Who builds outside a clone says so in the variable.
+///
+/// Only in release builds: whatever this looks at has all that depends on this script built again,
+/// and in other builds that is every test, at every commit.
+fn tell_commit(root: &Path) {
+    const VARIABLE: &str = "PILOTLIGHT_COMMIT";
+    println!("cargo::rerun-if-env-changed={VARIABLE}");
+    let is_told = env::var_os(VARIABLE).is_some_and(|commit| !commit.is_empty());
+    if is_told || env::var("PROFILE").is_ok_and(|profile| profile != "release") {
+        return;
+    }
+    // Only a clone of this repository, not any other that this folder happens to lie in.
+    if git(root, &["rev-parse", "--show-prefix"]).is_none_or(|prefix| !prefix.is_empty()) {
+        return;
+    }
+    let Some(commit) = git(root, &["rev-parse", "--verify", "HEAD"]) else { return };
+    let branch = git(root, &["symbolic-ref", "--quiet", "HEAD"]);
+    // A commit changes its branch's file, or makes one; the log tells of both.
+    for name in ["HEAD", "logs/HEAD"].into_iter().chain(branch.as_deref()) {
+        let path = git(root, &["rev-parse", "--git-path", name]).map(|path| root.join(path));
+        if let Some(path) = path.filter(|path| path.exists()) {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+    }
+    let sources = SOURCES.into_iter().chain(COMMAND_SOURCES);
+    let sources: Vec<_> = sources.filter(|source| root.join(source).exists()).collect();
+    for source in &sources {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    let changes = git(root, &[&["status", "--porcelain", "--"][..], &sources].concat());
+    let mark = if changes.is_some_and(|changes| changes.is_empty()) { "" } else { "+" };
+    println!("cargo::rustc-env={VARIABLE}={}{mark}", commit.get(..12).unwrap_or(&commit));
+}
+
+/// What git answers; nothing where there is no git, or no repository.
+fn git(root: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").current_dir(root).args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
 }
 
 fn build(root: &Path, nested: &Path, package: &str, target: &str) {

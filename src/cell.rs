@@ -55,6 +55,8 @@ const OVERHEAD_BYTES: u64 = 64 << 20;
 
 /// What all cells of a node share.
 pub(crate) struct NurserySettings {
+    /// `/dev/kvm`, opened.
+    pub(crate) kvm: OwnedFd,
     /// RAM of each VM, bytes.
     pub(crate) ram_bytes: u64,
     /// Cores the vCPUs are bound to in turn; empty for any.
@@ -112,7 +114,6 @@ impl Nursery {
     /// What the host lacks, as a sentence that says what to do.
     pub(crate) fn boot(settings: NurserySettings) -> Result<Self, String> {
         let earlier = ClockSample::take();
-        let kvm = open_kvm()?;
         let host = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
         let vmm = read_or(settings.vmm.as_deref(), embedded::VMM)?;
         let kernel = read_or(settings.kernel.as_deref(), embedded::GUEST_KERNEL)?;
@@ -123,7 +124,7 @@ impl Nursery {
         let snapshot = sealed::unsealed("pilotlight-snapshot").map_err(host("no memfd"))?;
         let mut nursery = Self {
             vmm,
-            kvm,
+            kvm: settings.kvm,
             snapshot,
             snapshot_bytes: 0,
             boots: 0,
@@ -414,7 +415,8 @@ fn read_or(path: Option<&Path>, embedded: &'static [u8]) -> Result<Cow<'static, 
     read.map(Cow::Owned).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }
 
-fn open_kvm() -> Result<OwnedFd, String> {
+/// Opens `/dev/kvm`; the text says what to do.
+pub(crate) fn open_kvm() -> Result<OwnedFd, String> {
     match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(file) => Ok(file.into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -11,6 +11,10 @@ mod top;
 mod doctor;
 mod demo;
 mod bench;
+mod man;
+mod completions;
+mod version;
+mod notify;
 mod programs;
 mod target;
 mod report;
@@ -23,7 +27,7 @@ use clap::{Parser, Subcommand};
 
 /// Runs a user's program the moment it is asked for, each user in virtual machines of their own.
 #[derive(Debug, Parser)]
-#[command(name = "pilotlight", version, arg_required_else_help = true)]
+#[command(name = "pilotlight", version, long_version = version::long(), arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -41,6 +45,8 @@ enum Command {
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    Man(man::Man),
+    Completions(completions::Completions),
 }
 
 /// Does what the command line says and returns what the process ends with.
@@ -56,6 +62,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Doctor(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Man(command) => command.run(),
+        Command::Completions(command) => command.run(),
     };
     result.unwrap_or_else(|fault| fault.report())
 }

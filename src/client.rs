@@ -27,8 +27,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::bridge::End;
+use crate::code::Code;
 use crate::invoke::Function;
-use crate::socket::answer::{Answer, code};
+use crate::socket::answer::Answer;
 use crate::socket::buffer::Input;
 use crate::socket::frame::{CHUNK_BYTES, Header, VERSION_ATTACH, VERSION_MAX, VERSION_MIN};
 use crate::socket::logging::Logging;
@@ -39,7 +40,7 @@ use transport::Transport;
 pub use completed::{Collector, Completed, LogRecord};
 pub use error::ClientError;
 pub use listing::{Finishing, Listing, SnapshotListing};
-pub use package::Package;
+pub use package::{Package, PackageError};
 
 /// A connection to a node.
 #[derive(Debug)]
@@ -125,10 +126,13 @@ impl Client {
     pub fn attach(&mut self, poll: Duration) -> Result<(), ClientError> {
         if self.version < VERSION_ATTACH {
             let message = "the node is too old for shared memory; the socket serves too";
-            return Err(ClientError::refused(code::UNSUPPORTED_VERSION, message));
+            return Err(ClientError::refused(Code::UnsupportedVersion.as_str(), message));
         }
         if self.transport.is_attached() {
-            return Err(ClientError::refused(code::BAD_REQUEST, "it is in shared memory already"));
+            return Err(ClientError::refused(
+                Code::BadRequest.as_str(),
+                "it is in shared memory already",
+            ));
         }
         let id = self.send(&Request::Attach)?;
         self.transport.set_patience(None)?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use abi::layout;
 use serde::{Deserialize, Serialize};
 
-use crate::invoke::Nanos;
+use crate::invoke::{BusyReason, Limit, Nanos};
 
 mod pools;
 mod requests;
@@ -381,6 +381,28 @@ impl Config {
         between("snapshots.count_max", self.snapshots.count_max, 0, 4096)?;
         between("log.linger_seconds", log.linger_seconds, 0, 3600)?;
         between("pools.idle_expiry_seconds", pools.idle_expiry_seconds, 1, 365 * 24 * 3600)
+    }
+
+    /// The limit that is met when there is no room for this reason; a shard's own where limits are.
+    #[must_use]
+    pub fn limit_met(&self, reason: BusyReason) -> Option<Limit> {
+        let (pools, requests) = (&self.pools, &self.requests);
+        let (key, value) = match reason {
+            BusyReason::QueueFull => ("pools.queue_max", pools.queue_max.into()),
+            BusyReason::UserQueueFull => {
+                ("pools.queue_per_user_max", pools.queue_per_user_max.into())
+            }
+            BusyReason::WaitedTooLong | BusyReason::WouldWaitTooLong => {
+                ("pools.vms_max", pools.vms_max.into())
+            }
+            BusyReason::BodiesFull => ("requests.waiting_bytes_max", requests.waiting_bytes_max),
+            BusyReason::PackagesFull => ("requests.deploy_bytes_max", requests.deploy_bytes_max),
+            BusyReason::SharedMemoryFull => {
+                ("requests.shared_connections_max", requests.shared_connections_max.into())
+            }
+            BusyReason::VmsDoNotStart => return None,
+        };
+        Some(Limit { key, value })
     }
 
     /// Memory a VM can promise to its containers, MiB.

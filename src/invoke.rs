@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use abi::frame::outcome::Status;
-pub use error::{BusyReason, ClientFault, GuestFault, InvokeError, NodeFault};
+pub use error::{BusyReason, ClientFault, GuestFault, InvokeError, Limit, NodeFault};
 pub use logging::{LogAccount, LogProtocol, LoggingService};
 pub use name::{ContainerId, Digest, FunctionName, InvokeId, NAME_BYTES_MAX, Name, User, VmId};
 

@@ -34,6 +34,7 @@ pub mod socket;
 pub mod credential;
 pub mod config;
 pub mod invoke;
+pub mod code;
 mod root_image;
 mod archive;
 mod embedded;

@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use region::Contents;
 
+use crate::code::{Code, Turn};
 use crate::inbox::Inbox;
 use crate::invoke::{Digest, Function, FunctionName, InvokeId, User};
 use crate::maker::Order;
@@ -71,7 +72,7 @@ pub(crate) enum Report {
     /// There is one less.
     Removed { user: User, name: FunctionName, reply_to: Option<Reply> },
     /// A job for a client could not be done.
-    Refused { client: u64, request: u64, code: &'static str, message: String },
+    Refused { client: u64, request: u64, code: Code, message: String },
     /// A package is verified; or cannot be used, which was reported to the operator.
     Opened { package: PackageRef, open: Option<OpenPackage> },
     /// A name was looked up; the text says what is wrong with it.
@@ -236,14 +237,14 @@ impl Desk {
 
     /// Answers a job with its error; one that is no fault of the client's is the operator's to see.
     fn fail(&self, ticket: Ticket, (user, name): (User, FunctionName), error: &StoreError) {
-        if matches!(error, StoreError::State(_) | StoreError::Io { .. }) {
+        if error.code().turn() == Turn::Operator {
             let (user, function) = (user.as_str(), name.as_str());
             tracing::error!(user, function, error = error.to_string(), "the store failed");
         }
         self.refuse(ticket, error.code(), error.to_string());
     }
 
-    fn refuse(&self, ticket: Ticket, code: &'static str, message: String) {
+    fn refuse(&self, ticket: Ticket, code: Code, message: String) {
         let Ticket { shard, client, request } = ticket;
         self.tell(shard, Report::Refused { client, request, code, message });
     }

@@ -10,6 +10,7 @@ use abi::control::Verified;
 use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
 
+use crate::code::Code;
 use crate::invoke::{Nanos, Status, Timings, status_name};
 
 /// Longest time told apart, nanoseconds: beyond the longest timeout.
@@ -262,8 +263,8 @@ impl ShardMetrics {
     }
 
     /// A request was answered with an error of this code.
-    pub fn refused(&mut self, code: &'static str) {
-        *self.refusals.entry(code).or_default() += 1;
+    pub fn refused(&mut self, code: Code) {
+        *self.refusals.entry(code.as_str()).or_default() += 1;
     }
 
     /// A program made a system call the guest kernel does not have. Numbers come from the guest:
@@ -465,7 +466,7 @@ mod tests {
             one.finished(Status::Exited, 100_000);
         }
         two.finished(Status::Signalled, 900_000);
-        two.refused("busy");
+        two.refused(Code::Busy);
         two.missing_call(999);
         two.staged(&Timings { run_nanos: 50_000, ..Timings::default() });
         let mut whole = one.snapshot();

@@ -27,9 +27,10 @@ use std::time::Duration;
 use abi::layout::Flavour;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
-use crate::cell::{Nursery, NurserySettings};
+use crate::cell::{Nursery, NurserySettings, open_kvm};
 use crate::client::{Client, ClientError};
-use crate::config::Config;
+use crate::code::Code;
+use crate::config::{Config, ConfigError};
 use crate::credential::NodeKey;
 use crate::door::{Door, greet};
 use crate::exporter::Exporter;
@@ -42,7 +43,7 @@ use crate::pool::Pool;
 use crate::pool::index::Index;
 use crate::root_image::RootImage;
 use crate::shard::{Letter, NodeFacts, Setting, Shard, flavour_name, isolation_name};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Letters that may wait for one shard.
 const LETTERS_MAX: usize = 4096;
@@ -61,11 +62,43 @@ const RING_DEPTH: usize = 128;
 
 /// Why a node does not start or listen; the text says what to do.
 #[derive(Debug)]
-pub struct NodeError(String);
+pub struct NodeError {
+    code: Code,
+    message: String,
+}
+
+impl NodeError {
+    fn new(code: Code, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string() }
+    }
+
+    /// Of a host that lacks something.
+    fn lack(message: impl fmt::Display) -> Self {
+        Self::new(Code::StartFailed, message)
+    }
+
+    /// Its stable code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.code
+    }
+}
+
+impl From<ConfigError> for NodeError {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Code::BadConfiguration, error)
+    }
+}
+
+impl From<StoreError> for NodeError {
+    fn from(error: StoreError) -> Self {
+        Self::new(error.code(), error)
+    }
+}
 
 impl fmt::Display for NodeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.message)
     }
 }
 
@@ -89,20 +122,20 @@ impl Node {
     /// # Errors
     /// [`NodeError`] when the configuration does not fit together or the host lacks something.
     pub fn start(config: Config) -> Result<Self, NodeError> {
-        config.check().map_err(|error| NodeError(error.to_string()))?;
+        config.check()?;
         raise_descriptor_limit();
-        let cores =
-            config.core_split(&available_cores()?).map_err(|error| NodeError(error.to_string()))?;
-        let store = Store::open(&config.paths.state, &config);
-        let store = Arc::new(store.map_err(|error| NodeError(error.to_string()))?);
-        let functions = store.functions().map_err(|error| NodeError(error.to_string()))?;
-        let (functions, damaged) = functions;
+        let cores = config.core_split(&available_cores()?)?;
+        let kvm = open_kvm().map_err(|what| NodeError::new(Code::NoKvm, what))?;
+        let store = Arc::new(Store::open(&config.paths.state, &config)?);
+        let (functions, damaged) = store.functions()?;
         for error in damaged {
             tracing::warn!(error = error.to_string(), "a stored function is left out");
         }
-        let root_image = RootImage::load(config.paths.root_image.as_deref())
-            .map_err(|error| NodeError(format!("the root image cannot be read: {error}")))?;
+        let root_image = RootImage::load(config.paths.root_image.as_deref()).map_err(|error| {
+            NodeError::lack(format_args!("the root image cannot be read: {error}"))
+        })?;
         let nursery = Nursery::boot(NurserySettings {
+            kvm,
             ram_bytes: config.ram_bytes(),
             guest_cores: cores.guests.clone(),
             user: vmm_user(),
@@ -110,7 +143,7 @@ impl Node {
             vmm: config.paths.vmm.clone(),
             kernel: config.paths.kernel.clone(),
         })
-        .map_err(NodeError)?;
+        .map_err(NodeError::lack)?;
         let flavour = nursery.flavour();
         tracing::info!(
             flavour = flavour_name(flavour),
@@ -119,7 +152,8 @@ impl Node {
             restore = nursery.restoring().to_string(),
             "guest booted, base snapshot captured"
         );
-        let broken = |error: io::Error| NodeError(format!("the node cannot start: {error}"));
+        let broken =
+            |error: io::Error| NodeError::lack(format_args!("the node cannot start: {error}"));
         let shards = u16::try_from(cores.shards.len()).unwrap_or(u16::MAX);
         let inboxes: io::Result<Vec<_>> =
             (0..shards).map(|_| Inbox::new(LETTERS_MAX).map(Arc::new)).collect();
@@ -134,8 +168,6 @@ impl Node {
         limits.guest_cores = u32::try_from(guest_cores).unwrap_or(u32::MAX);
         let (config, nursery) = (Arc::new(config), Arc::new(nursery));
         let (index, publishers) = Index::new(shards, config.pools.vms_max);
-        let mut by_age = functions.clone();
-        store.sort_newest_first(&mut by_age);
         let means = Means {
             nursery: Arc::clone(&nursery),
             store,
@@ -144,7 +176,7 @@ impl Node {
             limits: config.snapshots.clone(),
             orders: order_queue,
         };
-        let maker = Maker::start(means, orders, by_age).map_err(broken)?;
+        let maker = Maker::start(means, orders, functions.clone()).map_err(broken)?;
         let facts = Arc::new(NodeFacts::new(&nursery, &cores, maker.tally()));
         let mut passages = passages(&inboxes);
         let mut node = Self {
@@ -190,7 +222,7 @@ impl Node {
         let (inboxes, config) = (Arc::clone(&self.inboxes), Arc::clone(&self.config));
         let exporter = Exporter::open(address, move || client_of(&inboxes, &config));
         let exporter = exporter.map_err(|error| {
-            NodeError(format!("metrics.listen: cannot listen at {address}: {error}"))
+            NodeError::lack(format_args!("metrics.listen: cannot listen at {address}: {error}"))
         })?;
         tracing::info!(address = %exporter.address(), "metrics to be had");
         self.exporter = Some(exporter);
@@ -209,10 +241,11 @@ impl Node {
     /// [`NodeError`] when a node listens there already, or the path cannot be made.
     pub fn listen(&mut self, socket: &Path) -> Result<(), NodeError> {
         let failed = |what: &dyn fmt::Display| {
-            NodeError(format!("cannot listen at {}: {what}", socket.display()))
+            NodeError::lack(format_args!("cannot listen at {}: {what}", socket.display()))
         };
         if UnixStream::connect(socket).is_ok() {
-            return Err(failed(&"a node listens there already; stop it, or use another --socket"));
+            let what = "a node listens there already; stop it, or use another --socket";
+            return Err(NodeError { code: Code::SocketInUse, ..failed(&what) });
         }
         if let Some(folder) = socket.parent() {
             std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
@@ -315,7 +348,7 @@ fn spawn(setting: Setting, core: u32) -> Result<ExecutorJoinHandle<io::Result<()
         .ring_depth(RING_DEPTH)
         .spawn(move || async move { Shard::new(setting).run().await })
         .map_err(|error| {
-            NodeError(format!(
+            NodeError::lack(format_args!(
                 "a shard cannot start on core {core}: {error}; it needs io_uring and 512 KiB of \
                  lockable memory (`pilotlight doctor` says which is missing)"
             ))
@@ -351,7 +384,7 @@ fn raise_descriptor_limit() {
 /// [`NodeError`] when the host does not say.
 pub fn available_cores() -> Result<Vec<u32>, NodeError> {
     let set = rustix::thread::sched_getaffinity(None).map_err(|error| {
-        NodeError(format!("the host does not say which cores there are: {error}"))
+        NodeError::lack(format_args!("the host does not say which cores there are: {error}"))
     })?;
     let cores = 0..u32::try_from(rustix::thread::CpuSet::MAX_CPU).unwrap_or(0);
     Ok(cores.filter(|core| set.is_set(*core as usize)).collect())

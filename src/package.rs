@@ -11,6 +11,7 @@ use std::io::Read;
 use abi::wire::{Malformed, Reader};
 
 use crate::archive::Archive;
+use crate::code::Code;
 
 /// Files, folders and links a package may have.
 pub const ENTRIES_MAX: usize = 65_536;
@@ -78,6 +79,19 @@ pub enum ProgramFault {
     NotAProgram,
     /// Needs a dynamic loader.
     Dynamic,
+}
+
+impl PackageError {
+    /// Its stable code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Entry { fault: ProgramFault::Script, .. } => Code::Script,
+            Self::Entry { fault: ProgramFault::Dynamic, .. } => Code::DynamicProgram,
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::Entry { .. } | Self::Archive { .. } | Self::Path { .. } => Code::BadPackage,
+        }
+    }
 }
 
 enum Node {
@@ -281,8 +295,8 @@ impl fmt::Display for PackageError {
             Self::Path { path, what } => write!(formatter, "{path:?} in the package {what}"),
             Self::TooLarge { bytes_max } => write!(
                 formatter,
-                "the package is larger than the {bytes_max} bytes it may have; leave files out or \
-                 raise requests.package_bytes_max"
+                "the package has more bytes than it may have (requests.package_bytes_max = \
+                 {bytes_max}); leave files out"
             ),
         }
     }

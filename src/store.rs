@@ -1,52 +1,51 @@
 //! The code store: packages by digest and functions by name, in a local directory.
 //!
 //! ```text
-//! <state>/sha256/ab/abcd..ef          a package, named by its SHA-256
-//! <state>/functions/<user>/<name>.json  a function: which package, how it runs
-//! <state>/incoming/                   files being written; emptied at start
+//! <state>/sha256/ab/abcd..ef   a package, named by its SHA-256
+//! <state>/functions.redb       the functions: which package, how it runs
+//! <state>/incoming/            files being written; emptied at start
+//! <state>/reserve              room on the disk, for removing when there is no other
 //! ```
-//! Everything here blocks: it runs on the side thread. Invariants: a file under its final name is
-//! whole (written aside, synced, renamed, directory synced); a package is used only as a sealed
-//! copy whose digest was computed from the very bytes that went into it, so whatever happens to
-//! the file later changes nothing; what the files say is not trusted.
+//! Everything here blocks: it runs on side threads. Invariants: what was told to be deployed or
+//! removed is so after a loss of power too; what the files say is not trusted.
 
-use std::collections::HashSet;
+mod packages;
+mod records;
+mod reserve;
+
 use std::fmt;
 use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use sha2::{Digest as _, Sha256};
-
+use self::packages::Packages;
+use self::records::{Record, Records};
+use self::reserve::Reserve;
+use crate::code::Code;
 use crate::config::{ARGUMENT_BYTES_MAX, ARGUMENTS_MAX, Config, TIMEOUT_MILLIS_MAX};
-use crate::invoke::{ClientFault, Contract, Digest, Freshness, Function, FunctionName, User};
+use crate::invoke::{
+    ClientFault, Contract, Digest, Freshness, Function, FunctionName, Limit, User,
+};
 use crate::package::{self, Form, PackageError};
 use crate::state::{StateError, StateLock};
-
-/// Bytes copied and hashed at a time.
-const CHUNK_BYTES: usize = 256 * 1024;
-/// A function's record is refused beyond this: twice what arguments may have, for escapes.
-const RECORD_BYTES_MAX: u64 = 4 * ARGUMENT_BYTES_MAX as u64;
 
 /// A directory with packages and functions.
 #[derive(Debug)]
 pub struct Store {
-    packages: PathBuf,
-    functions: PathBuf,
-    incoming: PathBuf,
+    packages: Packages,
+    records: Records,
+    reserve: Reserve,
     limits: Limits,
-    /// Numbers the files in `incoming`.
-    written: AtomicU64,
     _lock: StateLock,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     package_bytes_max: u64,
-    functions_per_user_max: usize,
+    package_bytes_per_user_max: u64,
+    functions_per_user_max: u32,
     memory_mib_max: u32,
     memory_mib_default: u32,
     timeout_millis_default: u64,
@@ -105,6 +104,20 @@ pub enum StoreError {
         /// What about it.
         what: String,
     },
+    /// The directory is one of a program that knows more than this one.
+    NewerSchema {
+        /// The file that says so.
+        path: PathBuf,
+        /// Version of its schema.
+        version: u64,
+    },
+    /// The database of the records did not do it.
+    Records {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: Box<redb::Error>,
+    },
     /// The file system did not do it.
     Io {
         /// On which path.
@@ -117,12 +130,33 @@ pub enum StoreError {
 impl StoreError {
     /// Its stable code.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
             Self::Client(fault) => fault.code(),
-            Self::Package(_) => "bad-package",
-            Self::NoSuchPackage { .. } | Self::Damaged { .. } => "package-unavailable",
-            Self::State(_) | Self::BadRecord { .. } | Self::Io { .. } => "store-failed",
+            Self::Package(fault) => fault.code(),
+            Self::NoSuchPackage { .. } | Self::Damaged { .. } => Code::PackageUnavailable,
+            Self::State(StateError::InUse { .. }) => Code::StateInUse,
+            Self::NewerSchema { .. } => Code::NewerState,
+            Self::State(_) | Self::BadRecord { .. } | Self::Records { .. } | Self::Io { .. } => {
+                Code::StoreFailed
+            }
+        }
+    }
+
+    fn is_disk_full(&self) -> bool {
+        let is_full = |error: &io::Error| error.kind() == ErrorKind::StorageFull;
+        match self {
+            Self::Io { source, .. } => is_full(source),
+            Self::Records { source, .. } => {
+                matches!(source.as_ref(), redb::Error::Io(error) if is_full(error))
+            }
+            Self::Client(_)
+            | Self::Package(_)
+            | Self::NoSuchPackage { .. }
+            | Self::Damaged { .. }
+            | Self::State(_)
+            | Self::BadRecord { .. }
+            | Self::NewerSchema { .. } => false,
         }
     }
 }
@@ -132,36 +166,44 @@ impl Store {
     /// lives.
     ///
     /// # Errors
-    /// [`StoreError::State`] or [`StoreError::Io`] when the directory cannot be had, made or written.
+    /// [`StoreError`] when the directory cannot be had, made, read or written.
     pub fn open(state: &Path, config: &Config) -> Result<Self, StoreError> {
         let requests = &config.requests;
+        let lock = StateLock::take(state).map_err(StoreError::State)?;
+        let (packages, incoming) = (state.join("sha256"), state.join("incoming"));
+        for directory in [&packages, &incoming] {
+            make_directory(directory)?;
+        }
+        // Files whose writing was cut short.
+        for path in entries(&incoming)? {
+            fs::remove_file(&path).map_err(|source| failed(&path, source))?;
+        }
         let store = Self {
-            packages: state.join("sha256"),
-            functions: state.join("functions"),
-            incoming: state.join("incoming"),
+            records: Records::open(state, &incoming)?,
+            reserve: Reserve::new(state.join("reserve")),
+            packages: Packages::new(packages, incoming, requests.package_bytes_max),
             limits: Limits {
                 package_bytes_max: requests.package_bytes_max,
-                functions_per_user_max: usize::try_from(requests.functions_per_user_max)
-                    .unwrap_or(usize::MAX),
+                package_bytes_per_user_max: requests.package_bytes_per_user_max,
+                functions_per_user_max: requests.functions_per_user_max,
                 memory_mib_max: config.memory_mib_max(),
                 memory_mib_default: requests.memory_mib_default,
                 timeout_millis_default: requests.timeout_millis_default,
             },
-            written: AtomicU64::new(0),
-            _lock: StateLock::take(state).map_err(StoreError::State)?,
+            _lock: lock,
         };
-        for directory in [&store.packages, &store.functions, &store.incoming] {
-            make_directory(directory)?;
-        }
-        store.sweep()?;
         store.sweep_packages()?;
+        store.reserve.keep();
         Ok(store)
     }
 
-    /// Removes files whose writing was cut short.
-    fn sweep(&self) -> Result<(), StoreError> {
-        for path in entries(&self.incoming)? {
-            fs::remove_file(&path).map_err(|source| failed(&path, source))?;
+    /// Removes packages that no function names: their writing, or that of the record behind them,
+    /// was cut short, or the node ended before it let go of them.
+    fn sweep_packages(&self) -> Result<(), StoreError> {
+        let (records, damaged) = self.records.all()?;
+        // What a damaged one names is not known.
+        if damaged.is_empty() {
+            self.packages.keep_only(records.iter().map(|record| &record.function.package))?;
         }
         Ok(())
     }
@@ -181,13 +223,19 @@ impl Store {
             package::make(deployment.form, deployment.entry, bytes, self.limits.package_bytes_max)
                 .map_err(StoreError::Package)?;
         function.package_bytes = u64::try_from(package.len()).unwrap_or(u64::MAX);
-        function.package = self.put_package(&package)?;
+        self.check_share(&function)?;
         // A record that cannot be read is healed by deploying again.
-        if let Ok(Some(before)) = self.function(function.user, function.name) {
-            function.version = before.version.saturating_add(1);
+        if let Ok(Some(before)) = self.records.get(function.user, function.name) {
+            function.version = before.function.version.saturating_add(1);
         }
-        self.put_function(&function)?;
-        Ok(function)
+        function.package = self.packages.put(&package)?;
+        let record = Record::now(function);
+        if let Err(error) = self.records.put(&record) {
+            // Best effort: the next start sweeps what is left.
+            let _ = self.drop_unused(&record.function.package);
+            return Err(error);
+        }
+        Ok(record.function)
     }
 
     /// Checks everything but the package, and fills in defaults.
@@ -232,7 +280,6 @@ impl Store {
         if deployment.form == Form::Elf && deployment.entry.contains('/') {
             return bad("the entry of a single file is a plain name".to_owned());
         }
-        self.check_count(deployment.user, deployment.name)?;
         Ok(Function {
             user: deployment.user,
             name: deployment.name,
@@ -249,53 +296,28 @@ impl Store {
         })
     }
 
-    fn check_count(&self, user: User, name: FunctionName) -> Result<(), StoreError> {
-        let count_max = self.limits.functions_per_user_max;
-        let is_new = !exists(&self.record(user, name))?;
-        if is_new && entries(&self.functions.join(user.as_str()))?.len() >= count_max {
-            let what = format!("user {user} has {count_max} functions already; remove one first");
-            return Err(StoreError::Client(ClientFault::BadRequest { what }));
+    /// Checks that with this function its user has no more than their share.
+    fn check_share(&self, function: &Function) -> Result<(), StoreError> {
+        let (records, damaged) = self.records.of(function.user)?;
+        let others = records.iter().map(|record| &record.function);
+        let others = others.filter(|other| other.name != function.name);
+        let count = others.clone().count() + damaged.len();
+        let bytes: u64 = others.map(|other| other.package_bytes).sum();
+        let over = |what: &str, key, value| {
+            let limit = Limit { key, value };
+            let what = format!("{what} of user {}", function.user);
+            Err(StoreError::Client(ClientFault::OverLimit { what, limit }))
+        };
+        let Limits { functions_per_user_max, package_bytes_per_user_max, .. } = self.limits;
+        if count >= functions_per_user_max as usize {
+            let value = u64::from(functions_per_user_max);
+            return over("functions", "requests.functions_per_user_max", value);
+        }
+        if bytes.saturating_add(function.package_bytes) > package_bytes_per_user_max {
+            let key = "requests.package_bytes_per_user_max";
+            return over("bytes of packages", key, package_bytes_per_user_max);
         }
         Ok(())
-    }
-
-    /// Stores a package under its digest; does nothing when it is there.
-    fn put_package(&self, package: &[u8]) -> Result<Digest, StoreError> {
-        let digest = Digest(Sha256::digest(package).into());
-        let path = self.package_path(&digest);
-        if exists(&path)? && is_whole(&path, package)? {
-            return Ok(digest);
-        }
-        self.write(&path, package)?;
-        Ok(digest)
-    }
-
-    fn put_function(&self, function: &Function) -> Result<(), StoreError> {
-        let path = self.record(function.user, function.name);
-        let text = serde_json::to_vec_pretty(function);
-        let text = text.map_err(|error| failed(&path, io::Error::other(error)))?;
-        self.write(&path, &text)
-    }
-
-    /// Writes a file so that under `path` there is at any time the old one or the new one, whole.
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        let directory = path.parent().unwrap_or(path);
-        make_directory(directory)?;
-        // Relaxed: the number only has to differ from others.
-        let number = self.written.fetch_add(1, Ordering::Relaxed);
-        let aside = self.incoming.join(format!("{}-{number}", std::process::id()));
-        let write = || -> io::Result<()> {
-            let mut file = File::create_new(&aside)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&aside, path)?;
-            File::open(directory)?.sync_all()
-        };
-        write().map_err(|source| {
-            // Best effort: the next start sweeps what is left.
-            let _ = fs::remove_file(&aside);
-            failed(path, source)
-        })
     }
 
     /// Opens a package: a sealed memfd with exactly the bytes its digest names.
@@ -304,185 +326,51 @@ impl Store {
     /// [`StoreError::NoSuchPackage`], [`StoreError::Damaged`] when the file holds something else,
     /// or [`StoreError::Io`].
     pub fn open_package(&self, digest: &Digest) -> Result<OwnedFd, StoreError> {
-        let path = self.package_path(digest);
-        let file = File::open(&path).map_err(|source| match source {
-            missing if missing.kind() == ErrorKind::NotFound => {
-                StoreError::NoSuchPackage { digest: *digest }
-            }
-            source => failed(&path, source),
-        })?;
-        let memfd = region::sealed::unsealed("pilotlight-package");
-        let mut memfd = File::from(memfd.map_err(|source| failed(&path, source))?);
-        let found = copy_hashed(file, &mut memfd, self.limits.package_bytes_max);
-        if found.map_err(|source| failed(&path, source))? != Some(*digest) {
-            return Err(StoreError::Damaged { path });
-        }
-        region::sealed::freeze(&memfd).map_err(|source| failed(&path, source))?;
-        Ok(memfd.into())
+        self.packages.open(digest)
     }
 
-    /// One function, if there is one of this name.
+    /// Every user's functions, those deployed last first, and what is wrong with the records that
+    /// cannot be read: one that is damaged concerns its own function only.
     ///
     /// # Errors
-    /// [`StoreError::BadRecord`] or [`StoreError::Io`].
-    pub fn function(&self, user: User, name: FunctionName) -> Result<Option<Function>, StoreError> {
-        let path = self.record(user, name);
-        if !exists(&path)? {
-            return Ok(None);
-        }
-        let function = read_record(&path)?;
-        if (function.user, function.name) != (user, name) {
-            let what = "names another function than its file does".to_owned();
-            return Err(StoreError::BadRecord { path, what });
-        }
-        Ok(Some(function))
-    }
-
-    /// A user's functions, by name.
-    ///
-    /// # Errors
-    /// As for [`Store::function`].
-    pub fn list(&self, user: User) -> Result<Vec<Function>, StoreError> {
-        let names = self.names(user)?;
-        let found = names.into_iter().map(|name| self.function(user, name));
-        found.filter_map(Result::transpose).collect()
-    }
-
-    /// The names of a user's functions, in order.
-    fn names(&self, user: User) -> Result<Vec<FunctionName>, StoreError> {
-        let mut names = Vec::new();
-        for path in entries(&self.functions.join(user.as_str()))? {
-            let name = path.file_name().and_then(|name| name.to_str());
-            let name = name.and_then(|name| name.strip_suffix(".json"));
-            names.extend(name.and_then(|name| FunctionName::new(name).ok()));
-        }
-        names.sort();
-        Ok(names)
-    }
-
-    /// Every user's functions, and what is wrong with the records that cannot be read: one that is
-    /// damaged concerns its own function only.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`] of a directory.
+    /// [`StoreError::Records`].
     pub fn functions(&self) -> Result<(Vec<Function>, Vec<StoreError>), StoreError> {
-        let (mut functions, mut damaged) = (Vec::new(), Vec::new());
-        for path in entries(&self.functions)? {
-            let name = path.file_name().and_then(|name| name.to_str());
-            let Some(user) = name.and_then(|name| User::new(name).ok()) else { continue };
-            for name in self.names(user)? {
-                match self.function(user, name) {
-                    Ok(function) => functions.extend(function),
-                    Err(error) => damaged.push(error),
-                }
-            }
-        }
-        Ok((functions, damaged))
-    }
-
-    /// Removes packages that no function names: their writing, or that of the record behind them,
-    /// was cut short, or the node ended before it let go of them.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    fn sweep_packages(&self) -> Result<(), StoreError> {
-        let (functions, damaged) = self.functions()?;
-        if !damaged.is_empty() {
-            return Ok(());
-        }
-        let used: HashSet<_> = functions.iter().map(|it| self.package_path(&it.package)).collect();
-        for folder in entries(&self.packages)? {
-            for path in entries(&folder)?.into_iter().filter(|path| !used.contains(path)) {
-                fs::remove_file(&path).map_err(|source| failed(&path, source))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sorts functions by when they were deployed, the newest first.
-    pub fn sort_newest_first(&self, functions: &mut [Function]) {
-        functions.sort_by_cached_key(|function| {
-            let record = fs::metadata(self.record(function.user, function.name));
-            std::cmp::Reverse(record.and_then(|record| record.modified()).ok())
-        });
+        let (mut records, damaged) = self.records.all()?;
+        records.sort_by_key(|record| std::cmp::Reverse(record.deployed_unix_millis));
+        Ok((records.into_iter().map(|record| record.function).collect(), damaged))
     }
 
     /// Removes a function. Its package stays until [`Store::drop_unused`].
     ///
     /// # Errors
-    /// [`ClientFault::UnknownFunction`] when there is none, or [`StoreError::Io`].
+    /// [`ClientFault::UnknownFunction`] when there is none, or [`StoreError::Records`].
     pub fn remove(&self, user: User, name: FunctionName) -> Result<(), StoreError> {
-        let path = self.record(user, name);
-        if !exists(&path)? {
-            return Err(StoreError::Client(ClientFault::UnknownFunction { user, name }));
-        }
-        // Gone for good: what a client was told is so after a loss of power too.
-        let remove = || {
-            fs::remove_file(&path)?;
-            path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        let removed = match self.records.remove(user, name) {
+            Err(error) if error.is_disk_full() && self.reserve.spend() => {
+                self.records.remove(user, name)
+            }
+            done => done,
         };
-        remove().map_err(|source| failed(&path, source))
+        match removed? {
+            true => Ok(()),
+            false => Err(StoreError::Client(ClientFault::UnknownFunction { user, name })),
+        }
     }
 
     /// Removes a package unless a function names it, or a record that cannot be read may. VMs that
     /// have it loaded keep their copy.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Records`] or [`StoreError::Io`].
     pub fn drop_unused(&self, digest: &Digest) -> Result<(), StoreError> {
-        let (functions, damaged) = self.functions()?;
-        if !damaged.is_empty() || functions.iter().any(|function| function.package == *digest) {
+        let (records, damaged) = self.records.all()?;
+        if !damaged.is_empty() || records.iter().any(|it| it.function.package == *digest) {
             return Ok(());
         }
-        let path = self.package_path(digest);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != ErrorKind::NotFound => Err(failed(&path, source)),
-            _ => Ok(()),
-        }
+        self.packages.remove(digest)?;
+        self.reserve.keep();
+        Ok(())
     }
-
-    fn package_path(&self, digest: &Digest) -> PathBuf {
-        let name = digest.to_string();
-        self.packages.join(&name[..2]).join(name)
-    }
-
-    fn record(&self, user: User, name: FunctionName) -> PathBuf {
-        self.functions.join(user.as_str()).join(format!("{name}.json"))
-    }
-}
-
-/// Copies a file and says what the digest of the copied bytes is; `None`: more than there may be.
-fn copy_hashed(mut from: File, to: &mut File, bytes_max: u64) -> io::Result<Option<Digest>> {
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let mut left = bytes_max;
-    loop {
-        let count = match from.read(&mut chunk) {
-            Ok(0) => return Ok(Some(Digest(hash.finalize().into()))),
-            Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        let Some(rest) = left.checked_sub(u64::try_from(count).unwrap_or(u64::MAX)) else {
-            return Ok(None);
-        };
-        left = rest;
-        hash.update(&chunk[..count]);
-        to.write_all(&chunk[..count])?;
-    }
-}
-
-/// Whether a file holds exactly these bytes; a damaged one is to be written again.
-fn is_whole(path: &Path, bytes: &[u8]) -> Result<bool, StoreError> {
-    fs::read(path).map(|found| found == bytes).map_err(|source| failed(path, source))
-}
-
-fn read_record(path: &Path) -> Result<Function, StoreError> {
-    let file = File::open(path).map_err(|source| failed(path, source))?;
-    let mut text = Vec::new();
-    file.take(RECORD_BYTES_MAX).read_to_end(&mut text).map_err(|source| failed(path, source))?;
-    serde_json::from_slice(&text)
-        .map_err(|error| StoreError::BadRecord { path: path.to_owned(), what: error.to_string() })
 }
 
 fn make_directory(path: &Path) -> Result<(), StoreError> {
@@ -516,6 +404,11 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
     path.try_exists().map_err(|source| failed(path, source))
 }
 
+/// Whether the system did not let the database work; else what is in the file is wrong.
+fn is_of_system(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::Io(error) if error.kind() != ErrorKind::InvalidData)
+}
+
 fn failed(path: &Path, source: io::Error) -> StoreError {
     StoreError::Io { path: path.to_owned(), source }
 }
@@ -534,10 +427,25 @@ impl fmt::Display for StoreError {
                 "{} does not hold what its name says; deploy the function again",
                 path.display()
             ),
-            Self::BadRecord { path, what } => write!(
+            Self::BadRecord { path, what } => {
+                write!(formatter, "{} {what}; deploy the function again", path.display())
+            }
+            Self::NewerSchema { path, version } => write!(
                 formatter,
-                "{} {what}; remove the file and deploy the function again",
-                path.display()
+                "{} has schema version {version} and this pilotlight knows none above {}; use a \
+                 newer pilotlight, or another --state",
+                path.display(),
+                records::SCHEMA
+            ),
+            Self::Records { path, source } => write!(
+                formatter,
+                "cannot use {}: {source}; {}",
+                path.display(),
+                if is_of_system(source) {
+                    "does the node's user own it, and is there room?"
+                } else {
+                    "put back a copy of it, or move it away and deploy the functions again"
+                }
             ),
             Self::Io { path, source } => write!(
                 formatter,
@@ -555,7 +463,11 @@ impl std::error::Error for StoreError {
             Self::Package(error) => Some(error),
             Self::State(error) => Some(error),
             Self::Io { source, .. } => Some(source),
-            Self::NoSuchPackage { .. } | Self::Damaged { .. } | Self::BadRecord { .. } => None,
+            Self::Records { source, .. } => Some(source.as_ref()),
+            Self::NoSuchPackage { .. }
+            | Self::Damaged { .. }
+            | Self::BadRecord { .. }
+            | Self::NewerSchema { .. } => None,
         }
     }
 }
@@ -565,6 +477,7 @@ mod tests {
     use super::*;
     use crate::package::tests::program;
     use region::Contents;
+    use sha2::{Digest as _, Sha256};
 
     fn deployment(name: &str) -> Deployment<'static> {
         Deployment {
@@ -601,7 +514,6 @@ mod tests {
         assert_eq!((function.memory_mib, function.timeout_millis), (128, 3000));
         let store = open(state.path());
         assert_eq!(store.functions().unwrap().0, std::slice::from_ref(&function));
-        assert_eq!(store.list(function.user).unwrap(), std::slice::from_ref(&function));
         let contents = Contents::map(store.open_package(&function.package).unwrap()).unwrap();
         assert_eq!(contents.len() as u64, function.package_bytes);
         assert_eq!(Digest(Sha256::digest(&*contents).into()), function.package);
@@ -666,7 +578,7 @@ mod tests {
         drop(store);
         let store = open(state.path());
         let kept = &store.functions().unwrap().0[0];
-        assert_eq!(packages(state.path()), [store.package_path(&kept.package)]);
+        assert_eq!(packages(state.path()), [store.packages.path(&kept.package)]);
         store.open_package(&kept.package).unwrap();
     }
 
@@ -676,26 +588,18 @@ mod tests {
         let store = open(state.path());
         store.deploy(&deployment("good"), &program(b"x")).unwrap();
         store.deploy(&deployment("bad"), &program(b"y")).unwrap();
-        fs::write(state.path().join("functions/ann/bad.json"), b"{").unwrap();
+        store.records.spoil("ann", "bad", b"{");
         drop(store);
         let store = open(state.path());
         let (functions, damaged) = store.functions().unwrap();
         assert_eq!(functions.len(), 1);
-        assert!(damaged[0].to_string().contains("functions/ann/bad.json"), "{damaged:?}");
+        assert!(damaged[0].to_string().contains("ann's function bad"), "{damaged:?}");
         assert_eq!(packages(state.path()).len(), 2, "its package may be what the record named");
-    }
-
-    #[test]
-    fn a_record_that_makes_no_sense_is_named() {
-        let state = tempfile::tempdir().unwrap();
-        let store = open(state.path());
-        let function = store.deploy(&deployment("hello"), &program(b"x")).unwrap();
-        let path = state.path().join("functions/ann/hello.json");
-        fs::write(&path, b"{\"user\": \"../x\"}").unwrap();
-        let error = store.list(function.user).unwrap_err();
-        assert!(error.to_string().contains("functions/ann/hello.json"), "{error}");
-        store.remove(function.user, function.name).unwrap();
-        assert!(store.list(function.user).unwrap().is_empty());
+        store.deploy(&deployment("bad"), &program(b"y")).unwrap();
+        assert_eq!(store.functions().unwrap().0.len(), 2, "healed");
+        store.records.spoil("ann", "bad", br#"{"user": "../x"}"#);
+        store.remove(functions[0].user, FunctionName::new("bad").unwrap()).unwrap();
+        assert!(store.functions().unwrap().1.is_empty(), "or removed");
     }
 
     #[test]
@@ -703,6 +607,9 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.requests.functions_per_user_max = 1;
+        let other = tempfile::tempdir().unwrap();
+        let xyz = open(other.path()).deploy(&deployment("one"), &program(b"xyz")).unwrap();
+        config.requests.package_bytes_per_user_max = xyz.package_bytes;
         let store = Store::open(state.path(), &config).unwrap();
         let refused = |deployment: &Deployment<'_>| {
             store.deploy(deployment, &program(b"x")).unwrap_err().code()
@@ -719,38 +626,32 @@ mod tests {
         let arguments = ["x".repeat(ARGUMENT_BYTES_MAX)];
         assert_eq!(refused(&Deployment { arguments: &arguments, ..base.clone() }), "bad-request");
         store.deploy(&base, &program(b"x")).unwrap();
-        assert_eq!(refused(&deployment("two")), "bad-request");
-        store.deploy(&base, &program(b"y")).unwrap();
+        let error = store.deploy(&deployment("two"), &program(b"x")).unwrap_err();
+        assert_eq!(error.code(), "over-limit");
+        assert!(error.to_string().contains("requests.functions_per_user_max"), "{error}");
+        store.deploy(&base, &program(b"xyz")).unwrap();
+        let error = store.deploy(&base, &program(&[b'x'; 9000])).unwrap_err();
+        assert_eq!(error.code(), "over-limit");
+        assert!(error.to_string().contains("requests.package_bytes_per_user_max"), "{error}");
+        assert_eq!(packages(state.path()).len(), 2, "what is refused is not stored");
+    }
+
+    #[test]
+    fn the_newest_come_first() {
+        let state = tempfile::tempdir().unwrap();
+        let store = open(state.path());
+        for (name, millis) in [("a", 2), ("b", 3), ("c", 1)] {
+            let function = store.deploy(&deployment(name), &program(b"x")).unwrap();
+            store.records.put(&Record { deployed_unix_millis: millis, function }).unwrap();
+        }
+        let names: Vec<_> =
+            store.functions().unwrap().0.iter().map(|it| it.name.to_string()).collect();
+        assert_eq!(names, ["b", "a", "c"]);
     }
 
     #[test]
     fn a_state_directory_that_cannot_be_made_is_named() {
         let error = Store::open(Path::new("/proc/nowhere"), &Config::default()).unwrap_err();
         assert!(error.to_string().contains("/proc/nowhere"), "{error}");
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_record_reads_back(
-            entry in "[a-z]{1,20}",
-            arguments in proptest::collection::vec("[^\\x00]{0,20}", 0..5),
-            environment in proptest::collection::vec(("[A-Z]{1,9}", "[^\\x00]{0,9}"), 0..5),
-            memory_mib in 1_u32..400,
-            timeout_millis in 1..TIMEOUT_MILLIS_MAX,
-        ) {
-            let state = tempfile::tempdir().unwrap();
-            let store = open(state.path());
-            let deployment = Deployment {
-                entry: &entry,
-                arguments: &arguments,
-                environment: &environment,
-                memory_mib,
-                timeout_millis,
-                ..deployment("any")
-            };
-            let function = store.deploy(&deployment, &program(b"x")).unwrap();
-            let read = store.function(function.user, function.name).unwrap();
-            proptest::prop_assert_eq!(read, Some(function));
-        }
     }
 }

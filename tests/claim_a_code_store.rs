@@ -13,7 +13,7 @@ use abi::layout::region::CODE;
 use pilotlight::invoke::Digest;
 use sha2::{Digest as _, Sha256};
 
-use self::support::node::{TestNode, invoke, package, refusal, run, text};
+use self::support::node::{TestNode, invoke, package, refusal, run, text, wait_until};
 use self::support::programs::program;
 use self::support::region::{holds, ring};
 
@@ -61,7 +61,9 @@ fn claim_a_code_outlives_the_node() {
     client.remove("ada", "count").unwrap();
     let gone = refusal(client.invoke(&invoke("ada", "count", b"")));
     assert_eq!(gone.0, "unknown-function");
-    assert_eq!(files_below(&node.state().join("sha256")), 0, "nobody names the code any more");
+    wait_until("the code that nobody names any more to go", || {
+        files_below(&node.state().join("sha256")) == 0
+    });
 }
 
 #[test]

@@ -7,38 +7,26 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdin, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
-use tempfile::TempDir;
+
+mod support;
+
+use self::support::served::Served;
 
 const BUSYBOX: &str = "/bin/busybox";
 /// A shell script that ends only when it is ended.
 const ENDLESS: &str = "echo begun; while :; do :; done";
 
-/// `pilotlight serve` in a folder of its own.
-struct Served {
-    folder: TempDir,
-    child: Child,
-    output: BufReader<ChildStdout>,
-}
+/// A node, spoken to by the command.
+struct Spoken(Served);
 
-impl Served {
-    /// Starts it and waits until it says that it is ready.
+impl Spoken {
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
-        command.arg("serve").arg("--state").arg(folder.path().join("state"));
-        command.arg("--socket").arg(folder.path().join("node.sock"));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let mut served = Self { folder, child, output };
-        let line = served.line();
-        let socket = served.socket().display().to_string();
-        assert!(line.contains(&socket) && line.contains("isolation vm"), "{line}");
-        served
+        Self(Served::start())
     }
 
     /// One that has a shell as function `sh`: it runs what it reads.
@@ -48,19 +36,9 @@ impl Served {
         served
     }
 
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("node.sock")
-    }
-
     fn command(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
-        command.arg(name).arg("--socket").arg(self.socket()).args(arguments);
+        command.arg(name).arg("--socket").arg(self.0.socket()).args(arguments);
         command.stdin(Stdio::null());
         command
     }
@@ -100,12 +78,12 @@ impl Served {
     }
 
     fn signal(&self, signal: Signal) {
-        send(&self.child, signal);
+        send(&self.0.child, signal);
     }
 
     /// Waits for the node's end; its exit status.
     fn end(mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
+        self.0.child.wait().unwrap().code()
     }
 }
 
@@ -137,13 +115,6 @@ impl Begun {
     }
 }
 
-impl Drop for Served {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
 fn send(child: &Child, signal: Signal) {
     rustix::process::kill_process(Pid::from_child(child), signal).unwrap();
 }
@@ -159,7 +130,7 @@ fn pilotlight(arguments: &[&str]) -> Output {
 
 #[test]
 fn response_log_and_status_come_back() {
-    let node = Served::with_shell();
+    let node = Spoken::with_shell();
     let (status, response, rest) = node.shell("echo out; echo err >&2; exit 3");
     assert_eq!((status, response.as_str()), (Some(3), "out\n"), "{rest}");
     assert!(rest.starts_with("err\n"), "{rest}");
@@ -173,7 +144,7 @@ fn response_log_and_status_come_back() {
 
 #[test]
 fn a_deadline_is_124_whoever_sets_it() {
-    let node = Served::with_shell();
+    let node = Spoken::with_shell();
     let (status, response, rest) =
         told(&node.run("invoke", &["sh", "--payload", ENDLESS, "--timeout", "300ms"]));
     assert_eq!((status, response.as_str()), (Some(124), "begun\n"), "{rest}");
@@ -186,7 +157,7 @@ fn a_deadline_is_124_whoever_sets_it() {
 
 #[test]
 fn ctrl_c_cancels_and_the_answer_is_still_told() {
-    let node = Served::with_shell();
+    let node = Spoken::with_shell();
     let mut begun = node.begin();
     send(&begun.child, Signal::INT);
     // Its input stays open: only the signal can have ended it.
@@ -200,7 +171,7 @@ fn ctrl_c_cancels_and_the_answer_is_still_told() {
 #[test]
 fn standard_input_goes_in_and_the_response_out_as_they_come() {
     const BYTES: usize = 1 << 20;
-    let node = Served::start();
+    let node = Spoken::start();
     node.deploy("cat", &["--timeout", "60s", "--", "cat"]);
     let mut command = node.command("invoke", &["cat", "--payload", "-"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -223,7 +194,7 @@ fn standard_input_goes_in_and_the_response_out_as_they_come() {
     assert!(back == expected, "{} of {BYTES} bytes came back as they went", back.len());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 
-    let file = node.folder.path().join("body");
+    let file = node.0.folder.path().join("body");
     fs::write(&file, "from a file").unwrap();
     let payload = format!("@{}", file.display());
     assert_eq!(told(&node.run("invoke", &["cat", "--payload", &payload])).1, "from a file");
@@ -231,7 +202,7 @@ fn standard_input_goes_in_and_the_response_out_as_they_come() {
 
 #[test]
 fn json_says_everything_once() {
-    let node = Served::with_shell();
+    let node = Spoken::with_shell();
     let script = "printf '\\377'; echo line >&2; exit 4";
     let output = node.run("invoke", &["sh", "--json", "--payload", script]);
     assert_eq!(output.status.code(), Some(4));
@@ -249,7 +220,7 @@ fn json_says_everything_once() {
 
 #[test]
 fn functions_are_listed_and_removed() {
-    let node = Served::start();
+    let node = Spoken::start();
     node.deploy("count", &["--memory", "64", "--env", "A=b=c", "--", "sh", "-c", "echo $A"]);
     node.deploy("other", &["--user", "ada", "--", "true"]);
     assert_eq!(told(&node.run("invoke", &["count"])).1, "b=c\n");
@@ -269,8 +240,8 @@ fn functions_are_listed_and_removed() {
 
 #[test]
 fn a_folder_with_a_bootstrap_is_a_program() {
-    let node = Served::start();
-    let folder = node.folder.path().join("cat");
+    let node = Spoken::start();
+    let folder = node.0.folder.path().join("cat");
     fs::create_dir(&folder).unwrap();
     fs::copy(BUSYBOX, folder.join("bootstrap")).unwrap();
     fs::write(folder.join("data"), "beside it").unwrap();
@@ -285,15 +256,15 @@ fn a_folder_with_a_bootstrap_is_a_program() {
 
 #[test]
 fn mistakes_are_told_with_what_to_do() {
-    let node = Served::start();
+    let node = Spoken::start();
     let own = std::env::current_exe().unwrap();
-    let text = node.folder.path().join("text");
+    let text = node.0.folder.path().join("text");
     fs::write(&text, "#!/bin/sh\n").unwrap();
-    let empty = node.folder.path().join("empty");
+    let empty = node.0.folder.path().join("empty");
     fs::create_dir(&empty).unwrap();
     let cases: [(&Path, &str); 4] = [
         (&own, "link it statically"),
-        (&text, "goes into a directory as `bootstrap`"),
+        (&text, "with the script in a directory"),
         (&empty, "chmod +x"),
         (Path::new("/nowhere"), "cannot be read"),
     ];
@@ -324,7 +295,7 @@ fn mistakes_are_told_with_what_to_do() {
 
 #[test]
 fn status_counts_what_happened() {
-    let node = Served::with_shell();
+    let node = Spoken::with_shell();
     // Busybox's shell starts a process for this; the guest has no way to.
     node.shell("/bin/true; echo still here");
     let status = node.json("status", &[]);
@@ -416,18 +387,18 @@ fn descriptors(process: &Path, name: &str) -> BTreeSet<(u64, u64)> {
 
 #[test]
 fn sigterm_drains_and_leaves_nothing() {
-    let mut node = Served::with_shell();
+    let mut node = Spoken::with_shell();
     let mut begun = node.begin();
     let status = node.json("status", &[]);
     let vmms: Vec<_> =
         status["vms"].as_array().unwrap().iter().map(|vm| vm["pid"].clone()).collect();
     assert!(!vmms.is_empty());
-    let pid = node.child.id();
+    let pid = node.0.child.id();
     let memfds = descriptors(Path::new(&format!("/proc/{pid}")), "memfd:pilotlight");
     assert!(memfds.len() >= 3, "VMM, snapshot, root image: {memfds:?}");
     let cgroups = status["cgroups"].as_str().unwrap().to_owned();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let (socket, folder) = (node.socket(), node.folder.path().to_owned());
+    let (socket, folder) = (node.0.socket(), node.0.folder.path().to_owned());
 
     node.signal(Signal::TERM);
     // It was heard when the socket is gone; what runs goes on.
@@ -437,7 +408,7 @@ fn sigterm_drains_and_leaves_nothing() {
     begun.log("still here");
     let (status, response, rest) = begun.end("echo done; exit 5");
     assert_eq!((status, response.as_str()), (Some(5), "done\n"), "{rest}");
-    assert_eq!(node.child.wait().unwrap().code(), Some(0));
+    assert_eq!(node.0.child.wait().unwrap().code(), Some(0));
     assert!(!socket.exists());
     let left: Vec<_> =
         fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -457,11 +428,11 @@ fn sigterm_drains_and_leaves_nothing() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let node = Served::with_shell();
+    let node = Spoken::with_shell();
     let begun = node.begin();
     node.signal(Signal::TERM);
     // The first was heard when the socket is gone.
-    while node.socket().exists() {
+    while node.0.socket().exists() {
         std::thread::yield_now();
     }
     node.signal(Signal::TERM);

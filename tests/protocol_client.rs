@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pilotlight::client::{Client, ClientError, Package};
+use pilotlight::code::Code;
 use pilotlight::config::Requests;
 use pilotlight::invoke::{LogAccount, LogProtocol, Status, Timings};
 use pilotlight::socket::answer::{Answer, Log, Outcome, Room};
@@ -40,7 +41,7 @@ enum Asked {
     Body(Vec<u8>),
     Cancel,
     Reply(String),
-    Error(&'static str),
+    Error(Code),
 }
 
 fn asked(request: &Request<'_>) -> Asked {
@@ -68,9 +69,9 @@ fn asked(request: &Request<'_>) -> Asked {
         }
         Request::Package(_) => Asked::Body(Vec::new()),
         Request::List(_) => Asked::Reply(r#"{"functions":[]}"#.into()),
-        Request::Remove { .. } => Asked::Error("unknown-function"),
+        Request::Remove { .. } => Asked::Error(Code::UnknownFunction),
         // Larger than one frame may be.
-        Request::Attach => Asked::Error("busy"),
+        Request::Attach => Asked::Error(Code::Busy),
         Request::Status => Asked::Reply(format!("{{\"text\":\"{}\"}}", "x".repeat(300_000))),
     }
 }

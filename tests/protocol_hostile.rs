@@ -3,9 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use pilotlight::code::Code;
 use pilotlight::config::Requests;
 use pilotlight::invoke::LogProtocol;
-use pilotlight::socket::answer::{Answer, Log, code};
+use pilotlight::socket::answer::{Answer, Log};
 use pilotlight::socket::frame::{FRAME_BYTES_MAX, Header};
 use pilotlight::socket::logging::{Credentials, Logging};
 use pilotlight::socket::request::{Deploy, Hello, Invoke, Request};
@@ -181,7 +182,7 @@ fn a_stranger_acts_for_itself_only() {
     assert!(send(&mut ada, 1, &own, false)[0].contains("user: \"ada\""));
     let other = Request::List("bob");
     assert!(send(&mut ada, 2, &other, false).is_empty());
-    assert_eq!(answers(&mut ada), [(2, code::NOT_ALLOWED.to_owned())]);
+    assert_eq!(answers(&mut ada), [(2, Code::NotAllowed.to_string())]);
     assert_eq!(ada.open_count(), 1);
     assert_eq!(send(&mut greeted(0), 1, &other, false).len(), 1);
 }
@@ -197,7 +198,7 @@ fn a_body_has_a_limit_and_the_shard_hears_of_it() {
     }
     let last = send(&mut ada, 7, &Request::Body(b"x"), false);
     assert!(last[0].contains("Cancel") && last[0].contains("tag: 42"), "{last:?}");
-    assert_eq!(answers(&mut ada), [(7, code::TOO_LARGE.to_owned())]);
+    assert_eq!(answers(&mut ada), [(7, Code::TooLarge.to_string())]);
     assert!(send(&mut ada, 7, &Request::Body(b"late"), false).is_empty());
     assert!(!ada.is_closing());
 }
@@ -217,7 +218,7 @@ fn a_number_in_use_ends_the_connection() {
     let mut ada = greeted(ADA);
     send(&mut ada, 1, &Request::Status, false);
     send(&mut ada, 1, &Request::Status, false);
-    assert_eq!(answers(&mut ada), [(0, code::DUPLICATE_REQUEST.to_owned())]);
+    assert_eq!(answers(&mut ada), [(0, Code::DuplicateRequest.to_string())]);
     assert!(ada.is_closing());
 }
 
@@ -227,7 +228,7 @@ fn open_requests_are_limited() {
     for id in 1..=257 {
         send(&mut ada, id, &Request::Status, false);
     }
-    assert_eq!(answers(&mut ada), [(257, code::TOO_MANY_REQUESTS.to_owned())]);
+    assert_eq!(answers(&mut ada), [(257, Code::TooManyRequests.to_string())]);
 }
 
 #[test]
@@ -236,7 +237,7 @@ fn an_old_client_is_told_so() {
     let mut bytes = Vec::new();
     Hello { version_min: 0, version_max: 0 }.append(&mut bytes).unwrap();
     requests_from(&mut connection, &bytes, usize::MAX);
-    assert_eq!(answers(&mut connection), [(0, code::UNSUPPORTED_VERSION.to_owned())]);
+    assert_eq!(answers(&mut connection), [(0, Code::UnsupportedVersion.to_string())]);
     assert!(connection.is_closing());
 }
 

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use pilotlight::code::Code;
 use pilotlight::invoke::{LogAccount, LogProtocol, Status, Timings};
-use pilotlight::socket::answer::{self, Answer, Attached, Log, Outcome, Room, code};
+use pilotlight::socket::answer::{self, Answer, Attached, Log, Outcome, Room};
 use pilotlight::socket::frame::Header;
 use pilotlight::socket::logging::{Credentials, Logging};
 use pilotlight::socket::request::{
@@ -129,7 +130,7 @@ fn answers() -> Vec<(&'static str, u64, bool, Answer<'static>)> {
         ("response", 1, true, Answer::Response(b"Hello, A")),
         ("log", 1, false, Answer::Log(log)),
         ("outcome", 1, false, Answer::Outcome(outcome)),
-        ("error", 2, false, Answer::Error { code: code::NOT_ALLOWED, message: "no" }),
+        ("error", 2, false, Answer::Error { code: Code::NotAllowed.as_str(), message: "no" }),
         ("reply", 5, false, Answer::Reply(b"{}")),
         ("attached", 8, false, Answer::Attached(ATTACHED)),
     ]

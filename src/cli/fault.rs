@@ -4,7 +4,10 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-use pilotlight::client::ClientError;
+use pilotlight::NodeError;
+use pilotlight::client::{ClientError, PackageError};
+use pilotlight::code::Code;
+use pilotlight::config::ConfigError;
 use serde_json::json;
 
 use super::report::Report;
@@ -22,15 +25,13 @@ pub(crate) struct Fault {
 
 /// What a command ends with when nothing more exact is known.
 const STATUS: u8 = 1;
-/// Code of failures on this side of the socket.
-const CODE: &str = "failed";
 
 impl Fault {
     /// A failure with the exit status of most of them.
     pub(crate) fn new(message: impl fmt::Display) -> Self {
         Self {
             message: message.to_string(),
-            code: CODE.to_owned(),
+            code: Code::Failed.to_string(),
             status: STATUS,
             report: Report::default(),
             is_traced: false,
@@ -52,7 +53,7 @@ impl Fault {
         Self { is_traced: true, ..self }
     }
 
-    /// Its stable code: the node's or the client's, as in `docs/protocol.md`, else `failed`.
+    /// Its stable code, as in `docs/errors.md`.
     pub(crate) fn code(&self) -> &str {
         &self.code
     }
@@ -65,8 +66,13 @@ impl Fault {
             let error = json!({ "code": self.code, "message": self.message });
             drop(self.report.object(&json!({ "error": error })));
         }
-        if !self.is_traced {
-            eprintln!("pilotlight: {}", self.message);
+        if self.is_traced {
+            return ExitCode::from(self.status);
+        }
+        match self.code.as_str() {
+            // One that says nothing.
+            "failed" => eprintln!("pilotlight: {}", self.message),
+            code => eprintln!("pilotlight: {} [{code}]", self.message),
         }
         ExitCode::from(self.status)
     }
@@ -81,7 +87,17 @@ impl fmt::Display for Fault {
 impl<E: Error + 'static> From<E> for Fault {
     fn from(error: E) -> Self {
         let any: &(dyn Error + 'static) = &error;
-        let code = any.downcast_ref::<ClientError>().map_or(CODE, ClientError::code).to_owned();
+        let code = if let Some(error) = any.downcast_ref::<ClientError>() {
+            error.code().to_owned()
+        } else if let Some(error) = any.downcast_ref::<NodeError>() {
+            error.code().to_string()
+        } else if let Some(error) = any.downcast_ref::<PackageError>() {
+            error.code().to_string()
+        } else if any.is::<ConfigError>() {
+            Code::BadConfiguration.to_string()
+        } else {
+            Code::Failed.to_string()
+        };
         Self { code, ..Self::new(error) }
     }
 }

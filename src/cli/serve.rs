@@ -9,13 +9,15 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::fault::Fault;
+use super::notify;
 use super::report::{self, Report};
 use super::trace::{Format, Level, Trace};
 
 /// Run a node in the foreground
 ///
-/// Prints one line when it is ready, and what happens to standard error. SIGTERM or SIGINT (Ctrl-C) lets running invokes finish,
-/// delivers their logs, and stops; a second one ends everything at once.
+/// Prints one line when it is ready, and what happens to standard error. SIGTERM or SIGINT (Ctrl-C)
+/// lets running invokes finish, delivers their logs, and stops; a second one ends everything at once. As
+/// a service of systemd (Type=notify) it also says there when it is ready and when it stops.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Serve {
     /// Configuration (TOML); every key has a default
@@ -76,8 +78,10 @@ impl Serve {
         let mut node = Node::start(config)?;
         node.listen(&socket)?;
         self.ready(&node, &socket)?;
+        notify::tell(notify::READY);
         let signal = signals.forever().next();
         tracing::info!(signal, "stopping");
+        notify::tell(notify::STOPPING);
         let ending = socket.clone();
         std::thread::spawn(move || {
             signals.forever().next();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use abi::wire::Malformed;
 
+use crate::code::Code;
 use crate::socket::frame::TooLong;
 
 /// Why a request has no answer.
@@ -33,7 +34,7 @@ pub enum ClientError {
     TooLong,
     /// The node did not do it.
     Refused {
-        /// Stable, for programs: see `docs/protocol.md`.
+        /// Stable, for programs: a [`Code`]'s text, if the node is no newer than this client.
         code: String,
         /// What happened and what to do, for people.
         message: String,
@@ -49,15 +50,18 @@ impl ClientError {
         Self::Refused { code: code.to_owned(), message: message.to_owned() }
     }
 
-    /// Its stable code.
+    /// Its stable code: the text of a [`Code`], or one that a newer node has.
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
-            Self::NoNode { .. } => "no-node",
-            Self::Closed => "connection-closed",
-            Self::Io(_) => "connection-failed",
-            Self::Protocol(_) => "protocol-broken",
-            Self::BodyTooLarge { .. } | Self::TooLong => "too-large",
+            Self::NoNode { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Code::NoAccess.as_str()
+            }
+            Self::NoNode { .. } => Code::NoNode.as_str(),
+            Self::Closed => Code::ConnectionClosed.as_str(),
+            Self::Io(_) => Code::ConnectionFailed.as_str(),
+            Self::Protocol(_) => Code::ProtocolBroken.as_str(),
+            Self::BodyTooLarge { .. } | Self::TooLong => Code::TooLarge.as_str(),
             Self::Refused { code, .. } => code,
         }
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::Archive;
+use crate::code::Code;
 use crate::socket::settings::{PackageForm, Settings};
 
 /// Name of the executable in a directory that is deployed.
@@ -34,6 +35,11 @@ pub enum PackageError {
         /// What the system says.
         source: io::Error,
     },
+    /// It is a `#!` script.
+    Script {
+        /// Which file.
+        path: PathBuf,
+    },
     /// It is neither an ELF file nor a directory.
     NotAProgram {
         /// Which file.
@@ -49,6 +55,19 @@ pub enum PackageError {
         /// Which.
         path: PathBuf,
     },
+}
+
+impl PackageError {
+    /// Its stable code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Script { .. } => Code::Script,
+            Self::BadName { .. } => Code::BadName,
+            Self::NotAProgram { .. } | Self::NoBootstrap { .. } => Code::BadPackage,
+            Self::Unreadable { .. } => Code::Failed,
+        }
+    }
 }
 
 impl Package {
@@ -70,6 +89,9 @@ impl Package {
 
     fn of_file(path: &Path) -> Result<Self, PackageError> {
         let bytes = fs::read(path).map_err(|source| unreadable(path, source))?;
+        if bytes.starts_with(b"#!") {
+            return Err(PackageError::Script { path: path.to_owned() });
+        }
         if !bytes.starts_with(b"\x7fELF") {
             return Err(PackageError::NotAProgram { path: path.to_owned() });
         }
@@ -152,12 +174,15 @@ impl fmt::Display for PackageError {
             Self::Unreadable { path, source } => {
                 write!(formatter, "{} cannot be read: {source}", path.display())
             }
-            Self::NotAProgram { path } => write!(
+            Self::Script { path } => write!(
                 formatter,
-                "{} is no ELF file; a script goes into a directory as `{BOOTSTRAP}` beside the \
-                 interpreter it needs",
+                "{} is a script; deploy its interpreter, a static ELF file, with the script in a \
+                 directory beside it and its path as an argument",
                 path.display()
             ),
+            Self::NotAProgram { path } => {
+                write!(formatter, "{} is no ELF file; deploy a program", path.display())
+            }
             Self::NoBootstrap { path } => write!(
                 formatter,
                 "{0} has no executable file `{BOOTSTRAP}`; add one, and `chmod +x {0}/{BOOTSTRAP}`",
@@ -176,7 +201,10 @@ impl std::error::Error for PackageError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Unreadable { source, .. } => Some(source),
-            Self::NotAProgram { .. } | Self::NoBootstrap { .. } | Self::BadName { .. } => None,
+            Self::Script { .. }
+            | Self::NotAProgram { .. }
+            | Self::NoBootstrap { .. }
+            | Self::BadName { .. } => None,
         }
     }
 }

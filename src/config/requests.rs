@@ -40,6 +40,9 @@ pub struct Requests {
     pub timeout_millis_default: u64,
     /// Functions one user may have deployed.
     pub functions_per_user_max: u32,
+    /// Bytes the packages of one user's functions may have together; a package of several functions
+    /// counts for each.
+    pub package_bytes_per_user_max: u64,
 }
 
 impl Default for Requests {
@@ -58,6 +61,7 @@ impl Default for Requests {
             memory_mib_default: 128,
             timeout_millis_default: 3_000,
             functions_per_user_max: 1024,
+            package_bytes_per_user_max: 4096 * MIB,
         }
     }
 }

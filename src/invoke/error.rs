@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::code::Code;
+
 use super::name::{FunctionName, NAME_BYTES_MAX, User, VmId};
 
 /// Why an invoke has no outcome, by whose fault.
@@ -13,6 +15,21 @@ pub enum InvokeError {
     Guest(GuestFault),
     /// The node could not do its part.
     Node(NodeFault),
+}
+
+/// A limit that was met: its key in the configuration, and its value there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// As `table.key`.
+    pub key: &'static str,
+    /// In the unit the key says.
+    pub value: u64,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} = {}", self.key, self.value)
+    }
 }
 
 /// What the client can change.
@@ -49,8 +66,15 @@ pub enum ClientFault {
     TooLarge {
         /// What is too large.
         what: String,
-        /// How large it may be, bytes.
-        bytes_max: u64,
+        /// How many bytes it may have.
+        limit: Limit,
+    },
+    /// With this, the user would have more than their share.
+    OverLimit {
+        /// Of what.
+        what: String,
+        /// The limit.
+        limit: Limit,
     },
     /// The function wants more memory than any VM has.
     TooMuchMemory {
@@ -91,15 +115,24 @@ pub enum BusyReason {
     WouldWaitTooLong,
     /// VMs do not start: the node's messages say why.
     VmsDoNotStart,
+    /// As many bytes of bodies wait for VMs as may.
+    BodiesFull,
+    /// As many bytes of packages are being stored as may.
+    PackagesFull,
+    /// As many clients use shared memory as may.
+    SharedMemoryFull,
 }
 
 /// What the node could not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeFault {
     /// No room; try again later.
-    Busy(BusyReason),
-    /// As many bytes of bodies wait for VMs as may; try again later.
-    BodiesFull,
+    Busy {
+        /// For what.
+        reason: BusyReason,
+        /// The limit that was met, if it is one.
+        limit: Option<Limit>,
+    },
     /// The deadline passed before a VM was free.
     DeadlineInQueue,
     /// The VM's process ended or failed.
@@ -119,11 +152,11 @@ pub enum NodeFault {
 impl InvokeError {
     /// Its stable code.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
             Self::Client(fault) => fault.code(),
-            Self::Guest(GuestFault::VmGone { .. }) => "vm-gone",
-            Self::Guest(GuestFault::Unresponsive { .. }) => "vm-unresponsive",
+            Self::Guest(GuestFault::VmGone { .. }) => Code::VmGone,
+            Self::Guest(GuestFault::Unresponsive { .. }) => Code::VmUnresponsive,
             Self::Node(fault) => fault.code(),
         }
     }
@@ -142,16 +175,17 @@ impl InvokeError {
 impl ClientFault {
     /// Its stable code.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Self::UnknownFunction { .. } => "unknown-function",
-            Self::BadName { .. } => "bad-name",
-            Self::BadRequest { .. } => "bad-request",
-            Self::BadLogging { .. } => "bad-logging",
-            Self::NotAllowed { .. } => "not-allowed",
-            Self::TooLarge { .. } => "too-large",
-            Self::TooMuchMemory { .. } => "too-much-memory",
-            Self::Cancelled => "cancelled",
+            Self::UnknownFunction { .. } => Code::UnknownFunction,
+            Self::BadName { .. } => Code::BadName,
+            Self::BadRequest { .. } => Code::BadRequest,
+            Self::BadLogging { .. } => Code::BadLogging,
+            Self::NotAllowed { .. } => Code::NotAllowed,
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::OverLimit { .. } => Code::OverLimit,
+            Self::TooMuchMemory { .. } => Code::TooMuchMemory,
+            Self::Cancelled => Code::Cancelled,
         }
     }
 }
@@ -159,13 +193,13 @@ impl ClientFault {
 impl NodeFault {
     /// Its stable code.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Self::Busy(_) | Self::BodiesFull => "busy",
-            Self::DeadlineInQueue => "deadline",
-            Self::VmLost { .. } => "vm-lost",
-            Self::PackageUnavailable { .. } => "package-unavailable",
-            Self::Stopping => "stopping",
+            Self::Busy { .. } => Code::Busy,
+            Self::DeadlineInQueue => Code::Deadline,
+            Self::VmLost { .. } => Code::VmLost,
+            Self::PackageUnavailable { .. } => Code::PackageUnavailable,
+            Self::Stopping => Code::Stopping,
         }
     }
 }
@@ -217,13 +251,17 @@ impl fmt::Display for ClientFault {
                 formatter,
                 "you may not act for user {user}; ask the operator, or leave out --user"
             ),
-            Self::TooLarge { what, bytes_max } => {
-                write!(formatter, "{what} is larger than the {bytes_max} bytes it may have")
+            Self::TooLarge { what, limit } => {
+                write!(formatter, "{what} has more bytes than it may have ({limit})")
             }
+            Self::OverLimit { what, limit } => write!(
+                formatter,
+                "more {what} than there may be ({limit}); remove some, or ask the operator for more"
+            ),
             Self::TooMuchMemory { memory_mib, memory_mib_max } => write!(
                 formatter,
                 "the function asks for {memory_mib} MiB but a VM of this node gives at most \
-                 {memory_mib_max}; deploy it with less --memory or raise ram_mib"
+                 {memory_mib_max}; deploy it with less --memory, or raise vm.ram_mib"
             ),
             Self::Cancelled => formatter.write_str("cancelled by the client"),
         }
@@ -249,10 +287,10 @@ impl fmt::Display for GuestFault {
 impl fmt::Display for NodeFault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Busy(reason) => write!(formatter, "busy: {reason}"),
-            Self::BodiesFull => {
-                formatter.write_str("busy: as many bytes of bodies wait for VMs as may")
+            Self::Busy { reason, limit: Some(limit) } => {
+                write!(formatter, "busy: {reason} ({limit})")
             }
+            Self::Busy { reason, limit: None } => write!(formatter, "busy: {reason}"),
             Self::DeadlineInQueue => formatter.write_str(
                 "the deadline passed before a VM was free; try again later or with a longer timeout",
             ),
@@ -273,11 +311,12 @@ impl fmt::Display for BusyReason {
         formatter.write_str(match self {
             Self::QueueFull => "too many invokes wait already; try again later",
             Self::UserQueueFull => "too many invokes of this user wait already; try again later",
-            Self::WaitedTooLong => "no VM was free in time; try again later or raise vms_max",
-            Self::WouldWaitTooLong => {
-                "those ahead take longer than it may wait; try again later or raise vms_max"
-            }
+            Self::WaitedTooLong => "no VM was free in time; try again later",
+            Self::WouldWaitTooLong => "those ahead take longer than it may wait; try again later",
             Self::VmsDoNotStart => "VMs do not start; `pilotlight doctor` says what is missing",
+            Self::BodiesFull => "too many bytes of bodies wait for VMs; try again later",
+            Self::PackagesFull => "too many bytes of packages are being stored; try again later",
+            Self::SharedMemoryFull => "too many clients use shared memory; the socket serves too",
         })
     }
 }

@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn every_counter_is_there_with_its_help() {
         let mut metrics = ShardMetrics::new();
-        metrics.refused("busy");
+        metrics.refused(crate::code::Code::Busy);
         let status = status(&metrics);
         let page = page(&status);
         let counters = status["counters"].as_object().unwrap();

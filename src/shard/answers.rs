@@ -5,8 +5,10 @@ use abi::frame::outcome::{Outcome as GuestOutcome, Status};
 use super::clients::{ClientId, Clients};
 use super::engine::{Engine, Running};
 use super::trace;
+use crate::code::Code;
 use crate::invoke::{
-    ClientFault, GuestFault, InvokeError, InvokeId, LogAccount, Nanos, NodeFault, Timings, VmId,
+    BusyReason, ClientFault, GuestFault, InvokeError, InvokeId, Limit, LogAccount, Nanos,
+    NodeFault, Timings, VmId,
 };
 use crate::log::InvokeLog;
 use crate::pool::{Answer, Blame};
@@ -66,7 +68,7 @@ impl Engine {
             return self.refuse(invoke, &running, &too_large(self), clients);
         }
         if running.is_overfull {
-            let error = NodeFault::BodiesFull.into();
+            let error = self.busy(BusyReason::BodiesFull);
             return self.refuse(invoke, &running, &error, clients);
         }
         let timings = stages(&running, now);
@@ -195,6 +197,10 @@ impl Engine {
         }
     }
 
+    fn busy(&self, reason: BusyReason) -> InvokeError {
+        NodeFault::Busy { reason, limit: self.config.limit_met(reason) }.into()
+    }
+
     fn error_of(&self, running: &Running, answer: Answer) -> InvokeError {
         match answer {
             // The pool heard of an outcome that `finish` did not: its VM spoke out of turn.
@@ -202,11 +208,11 @@ impl Engine {
                 Some(vm) => GuestFault::VmGone { vm }.into(),
                 None => NodeFault::Stopping.into(),
             },
-            Answer::Busy(reason) => NodeFault::Busy(reason).into(),
+            Answer::Busy(reason) => self.busy(reason),
             Answer::DeadlineInQueue => NodeFault::DeadlineInQueue.into(),
             Answer::DeadlineInVm { vm } => GuestFault::Unresponsive { vm }.into(),
             Answer::Cancelled if running.is_too_large => too_large(self),
-            Answer::Cancelled if running.is_overfull => NodeFault::BodiesFull.into(),
+            Answer::Cancelled if running.is_overfull => self.busy(BusyReason::BodiesFull),
             Answer::Cancelled => ClientFault::Cancelled.into(),
             Answer::VmGone { vm, blame: Blame::Guest } => GuestFault::VmGone { vm }.into(),
             Answer::VmGone { vm, .. } => NodeFault::VmLost { vm }.into(),
@@ -224,11 +230,13 @@ impl Engine {
     }
 }
 
-const SLOW: (&str, &str) = ("too-slow", "answers wait for this client and it does not read them");
+const SLOW: (Code, &str) =
+    (Code::TooSlow, "answers wait for this client and it does not read them");
 
 fn too_large(engine: &Engine) -> InvokeError {
-    let bytes_max = engine.config.requests.response_bytes_max;
-    ClientFault::TooLarge { what: "the response".to_owned(), bytes_max }.into()
+    let value = engine.config.requests.response_bytes_max;
+    let limit = Limit { key: "requests.response_bytes_max", value };
+    ClientFault::TooLarge { what: "the response".to_owned(), limit }.into()
 }
 
 /// What became of the log, and why records were dropped if some were.

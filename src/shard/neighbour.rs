@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::clients::{ClientId, Clients};
 use super::engine::Engine;
 use super::logging::Logging;
+use crate::code::Code;
 use crate::invoke::{InvokeId, NodeFault};
 use crate::passage::{End, Received};
 use crate::pool::SnapshotRef;
@@ -193,11 +194,15 @@ impl Engine {
                 Answer::Response(bytes) => connection.response(request, bytes),
                 Answer::Log(log) => connection.log(request, log, header.has_more()),
                 Answer::Outcome(outcome) => connection.outcome(request, &outcome),
-                Answer::Error { code, message } => connection.error(request, code, message),
+                Answer::Error { code, message } => {
+                    // A shard of this node: it has no code that this one does not know.
+                    let code = Code::find(code).unwrap_or(Code::NodeFault);
+                    connection.error(request, code, message)
+                }
                 Answer::Hello(_) | Answer::Reply(_) | Answer::Attached(_) => Ok(()),
             });
             if let (Some(Err(_)), Some(client)) = (sent, client) {
-                client.connection.fail("too-slow", "answers wait and are not read");
+                client.connection.fail(Code::TooSlow, "answers wait and are not read");
             }
             if is_last {
                 self.forwarded.remove(&invoke);

@@ -7,7 +7,8 @@ use super::catalog::Entry;
 use super::clients::{Client, ClientId, Clients};
 use super::engine::{Engine, Hand, Marks, Running};
 use super::logging::Logging;
-use crate::invoke::{ClientFault, FunctionName, InvokeId, Nanos, User};
+use crate::code::Code;
+use crate::invoke::{BusyReason, ClientFault, FunctionName, InvokeId, Nanos, NodeFault, User};
 use crate::librarian::{Job, Ticket};
 use crate::pool::{Answer, Arrival, Blame, Event};
 use crate::socket::Incoming;
@@ -39,7 +40,7 @@ enum Handled {
     /// Its answer: it cannot be served.
     Refuse(ClientFault),
     /// Its answer: there is no room for it now.
-    Busy(&'static str),
+    Busy(BusyReason),
     /// The connection's new default.
     Logging(Rc<Logging>),
     /// The connection goes on in shared memory.
@@ -74,8 +75,6 @@ pub(super) struct Storing {
     bytes: usize,
 }
 
-const PACKAGES_FULL: &str = "as many bytes of packages are being stored as may; try again later";
-
 impl Engine {
     /// Receives from every client and serves what they ask; returns whether anything moved.
     pub(super) fn serve_clients(&mut self, clients: &mut Clients, now: Nanos) -> bool {
@@ -88,14 +87,22 @@ impl Engine {
             client.begin_turn();
             let (id, mut logging) = (client.id, client.logging.clone());
             let may_forward = !client.is_neighbour();
-            let may_attach = !client.is_bridge() && bridges < bridges_max;
+            let is_bridge = client.is_bridge();
             while client.taken < share
                 && let Some(incoming) = client.connection.next_request()
             {
                 moved = true;
                 client.taken += 1;
                 let request = incoming.id;
-                let handled = self.serve((id, may_forward), logging.as_ref(), incoming, now);
+                let is_attach = incoming.request == Request::Attach;
+                let handled = if is_attach && is_bridge {
+                    let what = "attach in shared memory".to_owned();
+                    Handled::Refuse(ClientFault::BadRequest { what })
+                } else if is_attach && bridges >= bridges_max {
+                    Handled::Busy(BusyReason::SharedMemoryFull)
+                } else {
+                    self.serve((id, may_forward), logging.as_ref(), incoming, now)
+                };
                 let connection = &mut client.connection;
                 let full = match handled {
                     Handled::Open => Ok(()),
@@ -116,19 +123,16 @@ impl Engine {
                         self.metrics.refused(fault.code());
                         connection.error(request, fault.code(), &fault.to_string())
                     }
-                    Handled::Busy(message) => {
-                        self.metrics.refused("busy");
-                        connection.error(request, "busy", message)
+                    Handled::Busy(reason) => {
+                        let fault =
+                            NodeFault::Busy { reason, limit: self.config.limit_met(reason) };
+                        self.metrics.refused(fault.code());
+                        connection.error(request, fault.code(), &fault.to_string())
                     }
                     // Its earlier answers first.
                     Handled::Attach if !connection.pending_output().is_empty() => {
                         connection.put_back();
                         break;
-                    }
-                    Handled::Attach if !may_attach => {
-                        let message =
-                            "no more shared memory for this client; the socket serves too";
-                        connection.error(request, "busy", message)
                     }
                     Handled::Attach => {
                         bridges += 1;
@@ -142,7 +146,7 @@ impl Engine {
                     }
                 };
                 if full.is_err() {
-                    connection.fail("too-slow", "answers wait and are not read");
+                    connection.fail(Code::TooSlow, "answers wait and are not read");
                 }
             }
         }
@@ -157,7 +161,7 @@ impl Engine {
             }
         }
         if client.connection.has_input() {
-            client.connection.fail("malformed-frame", "a request behind attach on the socket");
+            client.connection.fail(Code::MalformedFrame, "a request behind attach on the socket");
         }
     }
 
@@ -415,7 +419,7 @@ impl Engine {
         ended: bool,
     ) -> Result<Handled, ClientFault> {
         if !self.has_room_for_package(sent.package.len()) {
-            return Ok(Handled::Busy(PACKAGES_FULL));
+            return Ok(Handled::Busy(BusyReason::PackagesFull));
         }
         let settings = serde_json::from_str(sent.settings).map_err(|error| {
             ClientFault::BadRequest { what: format!("the settings of a deploy: {error}") }
@@ -443,7 +447,7 @@ impl Engine {
         let Some(deploying) = self.deploying.get_mut(&tag) else { return Handled::Open };
         if !has_room {
             self.deploying.remove(&tag);
-            return Handled::Busy(PACKAGES_FULL);
+            return Handled::Busy(BusyReason::PackagesFull);
         }
         deploying.package.extend_from_slice(bytes);
         if ended && let Some(deploying) = self.deploying.remove(&tag) {

@@ -45,7 +45,7 @@ pub(super) fn lost(invoke: InvokeId, running: &Running, error: &InvokeError) {
             | InvokeError::Node(NodeFault::VmLost { .. } | NodeFault::PackageUnavailable { .. })
     );
     if is_fault {
-        let (blame, code) = (error.blame(), error.code());
+        let (blame, code) = (error.blame(), error.code().as_str());
         let function = &running.entry.function;
         let (user, function) = (function.user.as_str(), function.name.as_str());
         let vm = running.vm.map(tracing::field::display);

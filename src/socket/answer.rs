@@ -9,25 +9,6 @@ use super::frame::{
     self, FLAG_MORE, FRAME_BYTES_MAX, Header, MAGIC, TooLong, kind, put_blob, put_short, take_short,
 };
 
-/// Stable codes of [`Answer::Error`] that the socket itself gives. The node adds its own; all are
-/// in `docs/protocol.md`.
-pub mod code {
-    /// The bytes are no frame, or not one that may come now. The connection is closed.
-    pub const MALFORMED_FRAME: &str = "malformed-frame";
-    /// No protocol version is spoken by both. The connection is closed.
-    pub const UNSUPPORTED_VERSION: &str = "unsupported-version";
-    /// The client may not act for that user.
-    pub const NOT_ALLOWED: &str = "not-allowed";
-    /// The body or package has more bytes than it may have.
-    pub const TOO_LARGE: &str = "too-large";
-    /// The connection has as many open requests as it may have.
-    pub const TOO_MANY_REQUESTS: &str = "too-many-requests";
-    /// The request's number belongs to an open request, or is 0.
-    pub const DUPLICATE_REQUEST: &str = "duplicate-request";
-    /// What is asked makes no sense now.
-    pub const BAD_REQUEST: &str = "bad-request";
-}
-
 /// The node's first frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello<'a> {

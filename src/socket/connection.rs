@@ -12,6 +12,8 @@
 //! dropped, because an answer and a frame of its body may cross. A client that breaks the
 //! protocol gets one error about request 0, and then the connection is closed.
 
+use crate::code::Code;
+
 use super::Limits;
 use super::answer::{Answer, Attached, Log, OUTCOME_RESPONSE_BYTES_MAX, Outcome};
 pub use super::buffer::Full;
@@ -216,11 +218,11 @@ impl Connection {
     ///
     /// # Errors
     /// [`Full`]: the request is still open.
-    pub fn error(&mut self, id: u64, code: &str, message: &str) -> Result<(), Full> {
+    pub fn error(&mut self, id: u64, code: Code, message: &str) -> Result<(), Full> {
         if self.open.find(id).is_none() {
             return Ok(());
         }
-        self.output.put(&Answer::Error { code, message }, id, false)?;
+        self.output.put(&Answer::Error { code: code.as_str(), message }, id, false)?;
         self.open.remove(id);
         Ok(())
     }
@@ -265,9 +267,9 @@ impl Connection {
     }
 
     /// Tells the client why, and takes nothing more of it.
-    pub fn fail(&mut self, code: &str, message: &str) {
+    pub fn fail(&mut self, code: Code, message: &str) {
         // A client that has read nothing for so long that this does not fit never reads it.
-        let _ = self.output.put(&Answer::Error { code, message }, 0, false);
+        let _ = self.output.put(&Answer::Error { code: code.as_str(), message }, 0, false);
         self.phase = Phase::Closing;
     }
 }

@@ -2,8 +2,11 @@
 //! only, bodies within their limits, users the peer may act for. [`super::Connection`] is the only
 //! caller; whatever breaks a rule has its error in the output when [`Gate`] returns.
 
+use crate::code::Code;
+use crate::invoke::{ClientFault, Limit};
+
 use super::Limits;
-use super::answer::{self, Answer, code};
+use super::answer::{self, Answer};
 use super::buffer::{Full, Output};
 use super::frame::{FRAME_BYTES_MAX, Header, VERSION_ATTACH, VERSION_MAX, VERSION_MIN, kind};
 use super::inflight::{BodyFault, InFlight, Kind, Open};
@@ -62,7 +65,7 @@ impl<'a> Gate<'a, '_> {
             return None;
         }
         let Ok(header) = Header::decode(received) else {
-            self.fail(code::MALFORMED_FRAME, "no frame starts like this");
+            self.fail(Code::MalformedFrame, "no frame starts like this");
             return None;
         };
         let header = header?;
@@ -82,7 +85,7 @@ impl<'a> Gate<'a, '_> {
             return None;
         }
         let Ok(request) = Request::decode(header, payload) else {
-            self.fail(code::MALFORMED_FRAME, &format!("frame of kind {:#04x}", header.kind));
+            self.fail(Code::MalformedFrame, &format!("frame of kind {:#04x}", header.kind));
             return None;
         };
         match request {
@@ -97,11 +100,11 @@ impl<'a> Gate<'a, '_> {
                 self.begin(header, request, bytes.len(), position)
             }
             Request::Attach if !self.speaks(VERSION_ATTACH) => {
-                self.fail(code::MALFORMED_FRAME, "attach is part of version 2");
+                self.fail(Code::MalformedFrame, "attach is part of version 2");
                 None
             }
             Request::Attach if self.open.count() > 0 => {
-                self.refuse(header.id, code::BAD_REQUEST, "attach while other requests are open")
+                self.refuse(header.id, Code::BadRequest, "attach while other requests are open")
             }
             Request::SetLogging(_)
             | Request::List(_)
@@ -118,12 +121,12 @@ impl<'a> Gate<'a, '_> {
     fn greet(&mut self, header: Header, payload: &[u8]) {
         let hello = Hello::decode(payload);
         let (Ok(hello), kind::HELLO) = (hello, header.kind) else {
-            self.fail(code::MALFORMED_FRAME, "the first frame is no hello of this protocol");
+            self.fail(Code::MalformedFrame, "the first frame is no hello of this protocol");
             return;
         };
         if hello.version_max < VERSION_MIN || hello.version_min > VERSION_MAX {
             let spoken = format!("this node speaks versions {VERSION_MIN} to {VERSION_MAX}");
-            self.fail(code::UNSUPPORTED_VERSION, &spoken);
+            self.fail(Code::UnsupportedVersion, &spoken);
             return;
         }
         let version = hello.version_max.min(VERSION_MAX);
@@ -152,24 +155,27 @@ impl<'a> Gate<'a, '_> {
         let id = header.id;
         if id == 0 || self.open.find(id).is_some() {
             // An error about this number would be taken for the other request's.
-            self.fail(code::DUPLICATE_REQUEST, &format!("request {id} is open, or 0"));
+            self.fail(Code::DuplicateRequest, &format!("request {id} is open, or 0"));
             return None;
         }
         if self.open.count() >= self.limits.requests_max as usize {
-            let message = format!("{} requests of this connection are open", self.open.count());
-            return self.refuse(id, code::TOO_MANY_REQUESTS, &message);
+            let limit =
+                Limit { key: "requests.pipeline_max", value: self.limits.requests_max.into() };
+            let message =
+                format!("as many requests of this connection are open as may be ({limit})");
+            return self.refuse(id, Code::TooManyRequests, &message);
         }
         let Some(request) = self.permit(request) else {
             let message = format!(
                 "{} may not act for another user; ask the operator, or name no user",
                 self.peer.login()
             );
-            return self.refuse(id, code::NOT_ALLOWED, &message);
+            return self.refuse(id, Code::NotAllowed, &message);
         };
         let mut open = Open::new(id, kind_of(&request));
-        let bytes_max = open.kind.body_bytes_max(self.limits);
-        if open.add_body(body_bytes, bytes_max, header.has_more()).is_err() {
-            return self.refuse(id, code::TOO_LARGE, &too_large(bytes_max));
+        let (what, limit) = open.kind.body_limit(self.limits);
+        if open.add_body(body_bytes, limit.value, header.has_more()).is_err() {
+            return self.refuse(id, Code::TooLarge, &too_large(what, limit));
         }
         self.open.add(open);
         *self.undo = Some(Undo { position, before: None, id });
@@ -185,19 +191,19 @@ impl<'a> Gate<'a, '_> {
             Request::Body(bytes)
         };
         let (id, tag, has_more) = (header.id, before.tag, header.has_more());
-        let bytes_max = before.kind.body_bytes_max(self.limits);
-        match open.add_body(bytes.len(), bytes_max, has_more) {
+        let (what, limit) = before.kind.body_limit(self.limits);
+        match open.add_body(bytes.len(), limit.value, has_more) {
             Ok(()) => {
                 *self.undo = Some(Undo { position, before: Some(before), id });
                 Some(Incoming { id, tag, has_more, request })
             }
             Err(BodyFault::Unexpected) => {
-                self.fail(code::MALFORMED_FRAME, "a body went on after its end");
+                self.fail(Code::MalformedFrame, "a body went on after its end");
                 None
             }
             Err(BodyFault::TooLarge) => {
                 self.open.remove(id);
-                self.refuse(id, code::TOO_LARGE, &too_large(bytes_max));
+                self.refuse(id, Code::TooLarge, &too_large(what, limit));
                 Some(Incoming { id, tag, has_more: false, request: Request::Cancel })
             }
         }
@@ -226,14 +232,14 @@ impl<'a> Gate<'a, '_> {
         self.peer.may_act_for(user).then_some(user)
     }
 
-    fn refuse(&mut self, id: u64, code: &str, message: &str) -> Option<Incoming<'a>> {
-        if self.output.put(&Answer::Error { code, message }, id, false).is_err() {
+    fn refuse(&mut self, id: u64, code: Code, message: &str) -> Option<Incoming<'a>> {
+        if self.output.put(&Answer::Error { code: code.as_str(), message }, id, false).is_err() {
             *self.phase = Phase::Closing;
         }
         None
     }
 
-    fn fail(&mut self, code: &str, message: &str) {
+    fn fail(&mut self, code: Code, message: &str) {
         self.refuse(0, code, message);
         *self.phase = Phase::Closing;
     }
@@ -254,6 +260,6 @@ fn kind_of(request: &Request<'_>) -> Kind {
     }
 }
 
-fn too_large(bytes_max: u64) -> String {
-    format!("body or package is larger than the {bytes_max} bytes it may have")
+fn too_large(what: &str, limit: Limit) -> String {
+    ClientFault::TooLarge { what: what.to_owned(), limit }.to_string()
 }

@@ -2,6 +2,8 @@
 //! bodies has come. At most [`Limits::requests_max`]; found by a linear search, which for the few that
 //! are open at once beats a hash.
 
+use crate::invoke::Limit;
+
 use super::Limits;
 
 /// What an open request is, as far as its body is concerned.
@@ -16,12 +18,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn body_bytes_max(self, limits: &Limits) -> u64 {
-        match self {
-            Self::Invoke => limits.body_bytes_max,
-            Self::Deploy => limits.package_bytes_max,
-            Self::Short => 0,
-        }
+    /// What its body is called, and how many bytes that may have.
+    pub(super) fn body_limit(self, limits: &Limits) -> (&'static str, Limit) {
+        let (what, key, value) = match self {
+            Self::Invoke => ("the body", "requests.body_bytes_max", limits.body_bytes_max),
+            Self::Deploy => ("the package", "requests.package_bytes_max", limits.package_bytes_max),
+            Self::Short => ("a request that has none", "body", 0),
+        };
+        (what, Limit { key, value })
     }
 }
 

@@ -4,5 +4,6 @@ pub(crate) mod node;
 pub(crate) mod programs;
 pub(crate) mod region;
 pub(crate) mod rsyslog;
+pub(crate) mod served;
 pub(crate) mod serving;
 pub(crate) mod service;

@@ -15,6 +15,7 @@ use super::plan::Plan;
 use super::scenario::Scenario;
 use super::series::Series;
 use super::subject::{NodeCores, Subject};
+use crate::cli::version;
 
 /// One scenario's figures; its JSON is what `--json` prints.
 #[derive(Debug, Serialize)]
@@ -172,8 +173,8 @@ impl Report {
             },
             machine: Host { machine: Machine::here(), flavour: subject.flavour().to_owned() },
             version: subject.version().to_owned(),
-            commit: option_env!("PILOTLIGHT_COMMIT").unwrap_or_default(),
-            profile: if cfg!(debug_assertions) { "debug" } else { "release" },
+            commit: version::COMMIT,
+            profile: version::PROFILE,
             extra: extra(measured),
         }
     }
@@ -277,12 +278,14 @@ impl Report {
     /// What holds for the whole run.
     pub(super) fn page_facts(&self) -> Vec<(String, String)> {
         let machine = &self.machine.machine;
-        let commit = if self.commit.is_empty() { "unknown" } else { self.commit };
         [
             ("machine", format!("{}, {} cores", machine.cpu, machine.cores)),
             ("KVM", self.machine.flavour.clone()),
             ("kernel", machine.kernel.clone()),
-            ("pilotlight", format!("{} ({} build), commit {commit}", self.version, self.profile)),
+            (
+                "pilotlight",
+                format!("{} ({} build), commit {}", self.version, self.profile, version::commit()),
+            ),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec()

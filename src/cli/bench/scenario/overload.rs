@@ -230,9 +230,9 @@ fn recovery(storms: &[Storm], span: Duration) -> Value {
         values.sort_unstable();
         values.get(values.len() / 2).copied().unwrap_or_default()
     };
-    let each = storms.iter().map(|storm| {
-        json!({ "before_p50_nanos": storm.before, "after_p50_nanos": storm.after })
-    });
+    let each = storms
+        .iter()
+        .map(|storm| json!({ "before_p50_nanos": storm.before, "after_p50_nanos": storm.after }));
     json!({
         "span_seconds": span.as_secs_f64(),
         "before_p50_nanos": median(&|storm| storm.before),
