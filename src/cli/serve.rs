@@ -53,8 +53,15 @@ impl Serve {
         }
         let _trace = Trace::start(self.log_format, self.log_level);
         self.serve().map_err(|fault| {
-            tracing::error!(code = fault.code(), "{fault}");
-            fault.told(self.report).traced()
+            let fault = fault.told(self.report);
+            match self.log_format {
+                // Told as any command tells its failure.
+                Format::Text => fault,
+                Format::Json => {
+                    tracing::error!(code = fault.code(), "{fault}");
+                    fault.traced()
+                }
+            }
         })
     }
 
