@@ -7,6 +7,7 @@ mod list;
 mod remove;
 mod invoke;
 mod status;
+mod top;
 mod doctor;
 mod demo;
 mod bench;
@@ -17,6 +18,7 @@ mod notify;
 mod programs;
 mod target;
 mod report;
+mod trace;
 mod fault;
 
 use std::process::ExitCode;
@@ -39,6 +41,7 @@ enum Command {
     Remove(remove::Remove),
     Invoke(invoke::Invoke),
     Status(status::Status),
+    Top(top::Top),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
     Bench(bench::Bench),
@@ -55,6 +58,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Remove(command) => command.run(),
         Command::Invoke(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Top(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Bench(command) => command.run(),

@@ -52,6 +52,7 @@ pub struct Client {
     version: u16,
     login: String,
     body_bytes_max: u64,
+    patience: Option<Duration>,
 }
 
 /// One frame of an answer.
@@ -89,6 +90,7 @@ impl Client {
             version: 0,
             login: String::new(),
             body_bytes_max: 0,
+            patience: None,
         };
         let hello = Hello { version_min: VERSION_MIN, version_max: VERSION_MAX };
         hello.append(&mut client.output)?;
@@ -309,12 +311,18 @@ impl Client {
         self.reply_as(id)
     }
 
+    /// How long to wait for the next bytes of an answer from now on; without end at first. When it is
+    /// over there is an error of kind `WouldBlock`, and the client is of no more use.
+    pub fn set_patience(&mut self, patience: Option<Duration>) {
+        self.patience = patience;
+    }
+
     /// The next frame from the node, whichever request it answers.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when the node ends the connection.
     pub fn receive(&mut self) -> Result<Received<'_>, ClientError> {
-        self.transport.set_patience(None)?;
+        self.transport.set_patience(self.patience)?;
         while !self.has_frame()? {
             self.fill()?;
         }

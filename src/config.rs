@@ -38,6 +38,10 @@ pub const VMS_PER_SHARD_MAX: u32 = 4096;
 pub const POLL_MICROS_MAX: u32 = 1_000_000;
 /// Longest a verification may take, microseconds: well within `pools.reset_timeout_millis`.
 const VERIFY_MICROS_MAX: u32 = 1_000_000;
+/// Functions a shard measures the latency of: 2 KiB each. With more, those used last.
+pub const FUNCTIONS_MEASURED_MAX: usize = 1024;
+/// Of them, how many a status tells of: each costs the shard that is asked some 2 us.
+pub const FUNCTIONS_TOLD_MAX: usize = 128;
 /// Shards a node may have: each has a segment in the index all of them read.
 pub const SHARDS_MAX: usize = 64;
 /// How alike two keys are when one may be meant for the other; the same is 1.
@@ -71,6 +75,8 @@ pub struct Config {
     pub access: Access,
     /// What is particular to a user, by name.
     pub users: BTreeMap<User, UserAccess>,
+    /// Counters and times for Prometheus.
+    pub metrics: Metrics,
 }
 
 /// Where things are.
@@ -211,6 +217,15 @@ pub struct Access {
 pub struct UserAccess {
     /// Further user ids that may act for this user: those of a service, or of a team that shares it.
     pub uids: Vec<u32>,
+}
+
+/// Counters and times for Prometheus, over HTTP. Whoever reaches the address may read them, without a
+/// login: they name no user, function or VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// `IP:PORT` at which `GET /metrics` is answered, as `127.0.0.1:9464`; none given: nowhere.
+    pub listen: Option<std::net::SocketAddr>,
 }
 
 impl Default for Paths {
@@ -557,6 +572,7 @@ const _: () = {
     assert!(256 * MIB < layout::WINDOW_BYTES, "the default package fits beside a root image");
     assert!(VMS_PER_SHARD_MAX < u16::MAX as u32, "slot numbers are 16 bits wide");
     assert!(SHARDS_MAX <= u16::MAX as usize, "shard numbers are 16 bits wide");
+    assert!(FUNCTIONS_TOLD_MAX <= FUNCTIONS_MEASURED_MAX);
 };
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::unistd::{Uid, User};
+use region::clock::monotonic_nanos;
 use rustix::net::Shutdown;
 
 use crate::config::Config;
@@ -20,7 +21,7 @@ use crate::inbox::Inbox;
 use crate::shard::Letter;
 use crate::socket::peer::Host;
 use crate::socket::{Connection, Limits, Peer};
-use crate::trace;
+use crate::trace::Pace;
 
 /// Who may connect: the node's user and group. Whoever connects acts for their own login only.
 const SOCKET_MODE: u32 = 0o660;
@@ -80,6 +81,7 @@ impl Drop for Door {
 
 fn accept_all(listener: &UnixListener, inboxes: &[Arc<Inbox<Letter>>], config: &Config) {
     let mut turn = inboxes.iter().cycle();
+    let mut refused = Pace::default();
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -94,7 +96,11 @@ fn accept_all(listener: &UnixListener, inboxes: &[Arc<Inbox<Letter>>], config: &
             (Ok(connection), Some(inbox)) => {
                 inbox.post_blocking(Letter::Client(stream, Box::new(connection)));
             }
-            (Err(error), _) => trace::line(format_args!("a client was turned away: {error}")),
+            (Err(error), _) => {
+                if let Some(untold) = refused.admit(monotonic_nanos()) {
+                    tracing::warn!(why = error.to_string(), untold, "client refused");
+                }
+            }
             (Ok(_), None) => return,
         }
     }
@@ -104,7 +110,7 @@ fn accept_all(listener: &UnixListener, inboxes: &[Arc<Inbox<Letter>>], config: &
 ///
 /// # Errors
 /// The kernel does not know who it is.
-pub(crate) fn greet(stream: &UnixStream, config: &Config) -> io::Result<Connection> {
+fn greet(stream: &UnixStream, config: &Config) -> io::Result<Connection> {
     let credentials = rustix::net::sockopt::socket_peercred(stream)?;
     let host = Host { node_uid: rustix::process::geteuid().as_raw(), overflow_uid: overflow_uid() };
     let peer = Peer::new(credentials.uid.as_raw(), host, config, login_of);

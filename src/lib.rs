@@ -4,6 +4,7 @@
 
 mod node;
 mod door;
+mod exporter;
 pub mod client;
 mod shard;
 mod librarian;

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use region::Contents;
 
-use crate::code::Code;
+use crate::code::{Code, Turn};
 use crate::inbox::Inbox;
 use crate::invoke::{Digest, Function, FunctionName, InvokeId, User};
 use crate::maker::Order;
@@ -27,7 +27,6 @@ use crate::pool::PackageRef;
 use crate::shard::Letter;
 use crate::socket::settings::{PackageForm, Settings};
 use crate::store::{Deployment, Store, StoreError};
-use crate::trace;
 
 /// Who asked, and under which number.
 #[derive(Clone, Copy, Debug)]
@@ -145,7 +144,7 @@ impl Desk {
                 Job::Open { shard, package, digest } => {
                     let open = self.open(&digest);
                     if let Err(error) = &open {
-                        trace::line(format_args!("package {digest} cannot be used: {error}"));
+                        tracing::error!(%digest, error = error.to_string(), "a package cannot be used");
                     }
                     self.tell(shard, Report::Opened { package, open: open.ok() });
                 }
@@ -170,7 +169,7 @@ impl Desk {
         self.released.remove(&digest);
         // What is left behind is removed when the node starts next.
         if let Err(error) = self.store.drop_unused(&digest) {
-            trace::line(format_args!("package {digest} is not removed: {error}"));
+            tracing::warn!(%digest, error = error.to_string(), "a package is not removed");
         }
     }
 
@@ -200,6 +199,14 @@ impl Desk {
         match self.store.deploy(&deployment, package) {
             Ok(function) => {
                 self.released.remove(&function.package);
+                tracing::info!(
+                    user = user.as_str(),
+                    function = name.as_str(),
+                    version = function.version,
+                    digest = %function.package,
+                    bytes = function.package_bytes,
+                    "function deployed"
+                );
                 let json = serde_json::to_string(&function).unwrap_or_default();
                 self.tell_all(ticket, json, |reply_to| Report::Stored {
                     function: Box::new(function.clone()),
@@ -209,13 +216,14 @@ impl Desk {
                 // gone is one of a node that stops.
                 drop(self.maker.send(Order::Prepare(Box::new(function))));
             }
-            Err(error) => self.refuse(ticket, error.code(), error.to_string()),
+            Err(error) => self.fail(ticket, (user, name), &error),
         }
     }
 
     fn remove(&self, ticket: Ticket, user: User, name: FunctionName) {
         match self.store.remove(user, name) {
             Ok(()) => {
+                tracing::info!(user = user.as_str(), function = name.as_str(), "function removed");
                 self.tell_all(ticket, "{}".to_owned(), |reply_to| Report::Removed {
                     user,
                     name,
@@ -223,8 +231,17 @@ impl Desk {
                 });
                 drop(self.maker.send(Order::Forget(user, name)));
             }
-            Err(error) => self.refuse(ticket, error.code(), error.to_string()),
+            Err(error) => self.fail(ticket, (user, name), &error),
         }
+    }
+
+    /// Answers a job with its error; one that is no fault of the client's is the operator's to see.
+    fn fail(&self, ticket: Ticket, (user, name): (User, FunctionName), error: &StoreError) {
+        if error.code().turn() == Turn::Operator {
+            let (user, function) = (user.as_str(), name.as_str());
+            tracing::error!(user, function, error = error.to_string(), "the store failed");
+        }
+        self.refuse(ticket, error.code(), error.to_string());
     }
 
     fn refuse(&self, ticket: Ticket, code: Code, message: String) {

@@ -125,13 +125,14 @@ pub type ServiceKey = [u8; 32];
 pub struct Destination {
     address: SocketAddr,
     tls: Option<tls::Client>,
+    user: Option<User>,
 }
 
 impl Destination {
     /// Syslog over plain TCP.
     #[must_use]
     pub fn syslog_tcp(address: SocketAddr) -> Self {
-        Self { address, tls: None }
+        Self { address, tls: None, user: None }
     }
 
     /// Syslog over TLS. The service's certificate has to be for `server_name`, or for the address
@@ -144,7 +145,13 @@ impl Destination {
         server_name: &str,
         pem: Pem<'_>,
     ) -> Result<Self, Unusable> {
-        Ok(Self { address, tls: Some(tls::Client::new(address, server_name, pem)?) })
+        Ok(Self { address, tls: Some(tls::Client::new(address, server_name, pem)?), user: None })
+    }
+
+    /// With whose it is, for the operator.
+    #[must_use]
+    pub fn of(self, user: User) -> Self {
+        Self { user: Some(user), ..self }
     }
 }
 

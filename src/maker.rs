@@ -29,7 +29,6 @@ use crate::pool::index;
 use crate::shard::Letter;
 use crate::snapshot_store::{FunctionSnapshot, Known, SnapshotKey, SnapshotStore};
 use crate::store::Store;
-use crate::trace;
 
 use rehearsal::{Piece, rehearse};
 
@@ -249,6 +248,9 @@ impl Workshop {
         }
         match made {
             Ok(snapshot) => {
+                let (user, function) = (function.user.as_str(), function.name.as_str());
+                let bytes = snapshot.bytes_held();
+                tracing::info!(user, function, bytes, "function snapshot captured");
                 let snapshot = Arc::new(snapshot);
                 self.tell_known(key, &Known::Made(Arc::clone(&snapshot)));
                 for gone in self.snapshots.put(key, snapshot) {
@@ -256,8 +258,8 @@ impl Workshop {
                 }
             }
             Err(reason) => {
-                let (user, name) = (function.user, function.name);
-                trace::line(format_args!("no snapshot of {user}'s {name}: {reason}"));
+                let (user, function) = (function.user.as_str(), function.name.as_str());
+                tracing::info!(user, function, reason, "no snapshot of this function");
                 let reason: Arc<str> = reason.into();
                 self.snapshots.fail(key, Arc::clone(&reason));
                 self.tell_known(key, &Known::Failed(reason));

@@ -1,10 +1,13 @@
 //! What a shard counts and times; its own, never shared. A [`Snapshot`] is a copy that travels,
 //! merges with those of other shards and becomes JSON.
 
+pub mod functions;
+pub mod prometheus;
+
 use std::collections::BTreeMap;
 
 use abi::control::Verified;
-use hdrhistogram::Histogram;
+use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
 
 use crate::code::Code;
@@ -18,6 +21,29 @@ const DIGITS: u8 = 2;
 /// Stages of an invoke, and the whole of it, each with a histogram.
 pub const STAGES: [&str; 10] =
     ["accept", "route", "acquire", "load", "run", "reply", "total", "restore", "reset", "verify"];
+/// Up to which times they are counted for those who cannot read percentiles, nanoseconds: three to a
+/// decade, from what the fastest invoke takes to what nobody waits for.
+pub const BOUNDS_NANOS: [u64; 19] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
 const TOTAL: usize = 6;
 const RESTORE: usize = 7;
 const RESET: usize = 8;
@@ -83,7 +109,14 @@ pub struct ShardMetrics {
     outcomes: BTreeMap<&'static str, u64>,
     refusals: BTreeMap<&'static str, u64>,
     missing_calls: BTreeMap<u32, u64>,
-    stages: Vec<Histogram<u64>>,
+    stages: Vec<Stage>,
+}
+
+/// Times of one stage.
+#[derive(Clone, Debug)]
+struct Stage {
+    histogram: Histogram<u64>,
+    sum_nanos: u64,
 }
 
 /// A copy of one or more shards' metrics.
@@ -116,6 +149,28 @@ pub struct Report {
     pub missing_calls: BTreeMap<u32, u64>,
     /// Time per stage, nanoseconds.
     pub latency_nanos: BTreeMap<String, Latency>,
+    /// The same, counted.
+    pub latency_buckets: Buckets,
+}
+
+/// Times per stage, counted up to the same bounds for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buckets {
+    /// [`BOUNDS_NANOS`].
+    pub bounds_nanos: Vec<u64>,
+    /// By stage.
+    pub stages: BTreeMap<String, Counts>,
+}
+
+/// Times of one stage, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// How many were no longer than each bound, within 1 % of it.
+    pub counts: Vec<u64>,
+    /// All of them.
+    pub count: u64,
+    /// Together.
+    pub sum_nanos: u64,
 }
 
 impl Default for ShardMetrics {
@@ -159,21 +214,21 @@ impl ShardMetrics {
             outcomes: BTreeMap::new(),
             refusals: BTreeMap::new(),
             missing_calls: BTreeMap::new(),
-            stages: STAGES.iter().map(|_| histogram()).collect(),
+            stages: STAGES.iter().map(|_| Stage::new()).collect(),
         }
     }
 
     /// A VM was restored.
     pub fn restored(&mut self, nanos: Nanos) {
         self.restores += 1;
-        self.stages[RESTORE].saturating_record(nanos);
+        self.stages[RESTORE].record(nanos);
     }
 
     /// A VM was put back to its snapshot.
     pub fn reset(&mut self, nanos: Nanos, dirty_pages: u32) {
         self.resets += 1;
         self.reset_pages += u64::from(dirty_pages);
-        self.stages[RESET].saturating_record(nanos);
+        self.stages[RESET].record(nanos);
     }
 
     /// So much of it was then compared with the snapshot.
@@ -183,13 +238,13 @@ impl ShardMetrics {
             Verified::Part => self.resets_verified_partly += 1,
             Verified::Whole => self.resets_verified += 1,
         }
-        self.stages[VERIFY].saturating_record(nanos);
+        self.stages[VERIFY].record(nanos);
     }
 
     /// An invoke ended in a VM, this long after it arrived.
     pub fn finished(&mut self, status: Status, total_nanos: Nanos) {
         *self.outcomes.entry(status_name(status)).or_default() += 1;
-        self.stages[TOTAL].saturating_record(total_nanos);
+        self.stages[TOTAL].record(total_nanos);
     }
 
     /// Where the time of an invoke went.
@@ -202,8 +257,8 @@ impl ShardMetrics {
             timings.run_nanos,
             timings.reply_nanos,
         ];
-        for (histogram, nanos) in self.stages.iter_mut().zip(stages) {
-            histogram.saturating_record(nanos);
+        for (stage, nanos) in self.stages.iter_mut().zip(stages) {
+            stage.record(nanos);
         }
     }
 
@@ -310,9 +365,8 @@ impl Snapshot {
         for (number, count) in &other.missing_calls {
             *own.missing_calls.entry(*number).or_default() += count;
         }
-        for (histogram, other) in own.stages.iter_mut().zip(&other.stages) {
-            let added = histogram.add(other);
-            assert!(added.is_ok(), "all histograms have the same bounds");
+        for (stage, other) in own.stages.iter_mut().zip(&other.stages) {
+            stage.merge(other);
         }
     }
 
@@ -322,23 +376,62 @@ impl Snapshot {
         let named = |counts: &BTreeMap<&'static str, u64>| {
             counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
         };
-        let stages = STAGES.iter().zip(&self.0.stages);
+        let stages = || STAGES.iter().zip(&self.0.stages);
         Report {
             counters: self.0.counters().map(|(name, count)| (name.to_owned(), count)).into(),
             outcomes: named(&self.0.outcomes),
             refusals: named(&self.0.refusals),
             missing_calls: self.0.missing_calls.clone(),
-            latency_nanos: stages
-                .map(|(stage, histogram)| ((*stage).to_owned(), Latency::of(histogram)))
+            latency_nanos: stages()
+                .map(|(name, stage)| ((*name).to_owned(), Latency::of(&stage.histogram)))
                 .collect(),
+            latency_buckets: Buckets {
+                bounds_nanos: BOUNDS_NANOS.to_vec(),
+                stages: stages()
+                    .map(|(name, stage)| ((*name).to_owned(), stage.counts()))
+                    .collect(),
+            },
         }
+    }
+}
+
+impl Stage {
+    fn new() -> Self {
+        Self { histogram: histogram(), sum_nanos: 0 }
+    }
+
+    fn record(&mut self, nanos: Nanos) {
+        self.histogram.saturating_record(nanos);
+        self.sum_nanos = self.sum_nanos.saturating_add(nanos);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        let added = self.histogram.add(&other.histogram);
+        assert!(added.is_ok(), "all histograms have the same bounds");
+        self.sum_nanos = self.sum_nanos.saturating_add(other.sum_nanos);
+    }
+
+    fn counts(&self) -> Counts {
+        let mut counts = vec![0; BOUNDS_NANOS.len()];
+        for bucket in self.histogram.iter_recorded() {
+            let bound = BOUNDS_NANOS.partition_point(|bound| *bound < bucket.value_iterated_to());
+            if let Some(count) = counts.get_mut(bound) {
+                *count += bucket.count_since_last_iteration();
+            }
+        }
+        let mut all = 0;
+        counts.iter_mut().for_each(|count| {
+            all += *count;
+            *count = all;
+        });
+        Counts { counts, count: self.histogram.len(), sum_nanos: self.sum_nanos }
     }
 }
 
 impl Latency {
     /// What a histogram of nanoseconds says.
     #[must_use]
-    pub fn of(histogram: &Histogram<u64>) -> Self {
+    pub fn of<T: Counter>(histogram: &Histogram<T>) -> Self {
         Self {
             count: histogram.len(),
             p50: histogram.value_at_quantile(0.5),
@@ -389,6 +482,10 @@ mod tests {
         assert_eq!(total.count, 100);
         assert!((99_000..=101_000).contains(&total.p50), "{total:?}");
         assert!((890_000..=910_000).contains(&total.max), "{total:?}");
+        let total = &report.latency_buckets.stages["total"];
+        let up_to = |nanos| total.counts[BOUNDS_NANOS.binary_search(&nanos).unwrap()];
+        assert_eq!([up_to(50_000), up_to(250_000), up_to(1_000_000)], [0, 99, 100]);
+        assert_eq!((total.count, total.sum_nanos), (100, 99 * 100_000 + 900_000));
         let text = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
     }

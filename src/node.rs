@@ -10,11 +10,14 @@
 //! # Ok(())
 //! # }
 //! ```
+//! What it has to tell its operator it emits as `tracing` events.
+//!
 //! There is one way into a node: a connection. [`Node::client`] makes one inside the process, and
 //! [`Node::listen`] lets other processes make theirs; both speak the same protocol.
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -30,6 +33,7 @@ use crate::code::Code;
 use crate::config::{Config, ConfigError};
 use crate::credential::NodeKey;
 use crate::door::{Door, greet_self};
+use crate::exporter::Exporter;
 use crate::inbox::Inbox;
 use crate::keeper::Keeper;
 use crate::librarian::Librarian;
@@ -38,9 +42,8 @@ use crate::passage::End;
 use crate::pool::Pool;
 use crate::pool::index::Index;
 use crate::root_image::RootImage;
-use crate::shard::{Letter, NodeFacts, Setting, Shard, isolation_name};
+use crate::shard::{Letter, NodeFacts, Setting, Shard, flavour_name, isolation_name};
 use crate::store::{Store, StoreError};
-use crate::trace;
 
 /// Letters that may wait for one shard.
 const LETTERS_MAX: usize = 4096;
@@ -107,6 +110,7 @@ pub struct Node {
     maker: Option<Maker>,
     threads: Vec<ExecutorJoinHandle<io::Result<()>>>,
     door: Option<Door>,
+    exporter: Option<Exporter>,
     config: Arc<Config>,
     flavour: Flavour,
     warning: Option<String>,
@@ -125,7 +129,7 @@ impl Node {
         let store = Arc::new(Store::open(&config.paths.state, &config)?);
         let (functions, damaged) = store.functions()?;
         for error in damaged {
-            trace::line(format_args!("a function is left out: {error}"));
+            tracing::warn!(error = error.to_string(), "a stored function is left out");
         }
         let root_image = RootImage::load(config.paths.root_image.as_deref()).map_err(|error| {
             NodeError::lack(format_args!("the root image cannot be read: {error}"))
@@ -141,6 +145,13 @@ impl Node {
         })
         .map_err(NodeError::lack)?;
         let flavour = nursery.flavour();
+        tracing::info!(
+            flavour = flavour_name(flavour),
+            snapshot_bytes = nursery.snapshot_bytes(),
+            cgroups = nursery.cgroups().to_string(),
+            restore = nursery.restoring().to_string(),
+            "guest booted, base snapshot captured"
+        );
         let broken =
             |error: io::Error| NodeError::lack(format_args!("the node cannot start: {error}"));
         let shards = u16::try_from(cores.shards.len()).unwrap_or(u16::MAX);
@@ -173,6 +184,7 @@ impl Node {
             maker: Some(maker),
             threads: Vec::new(),
             door: None,
+            exporter: None,
             config: Arc::clone(&config),
             flavour,
             warning: root_image.warning,
@@ -200,7 +212,27 @@ impl Node {
             };
             node.threads.push(spawn(setting, *core)?);
         }
+        node.export()?;
         Ok(node)
+    }
+
+    /// Answers scrapes, if the configuration says where.
+    fn export(&mut self) -> Result<(), NodeError> {
+        let Some(address) = self.config.metrics.listen else { return Ok(()) };
+        let (inboxes, config) = (Arc::clone(&self.inboxes), Arc::clone(&self.config));
+        let exporter = Exporter::open(address, move || client_of(&inboxes, &config));
+        let exporter = exporter.map_err(|error| {
+            NodeError::lack(format_args!("metrics.listen: cannot listen at {address}: {error}"))
+        })?;
+        tracing::info!(address = %exporter.address(), "metrics to be had");
+        self.exporter = Some(exporter);
+        Ok(())
+    }
+
+    /// Where metrics are to be had over HTTP, if anywhere.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.exporter.as_ref().map(Exporter::address)
     }
 
     /// Lets other processes of this machine connect at `socket`.
@@ -236,10 +268,7 @@ impl Node {
     /// # Errors
     /// The process is out of descriptors, or the node is stopping.
     pub fn client(&self) -> Result<Client, ClientError> {
-        let (ours, theirs) = UnixStream::pair().map_err(ClientError::Io)?;
-        let connection = greet_self(&self.config);
-        self.inboxes[0].post_blocking(Letter::Client(theirs, Box::new(connection)));
-        Client::over(ours)
+        client_of(&self.inboxes, &self.config)
     }
 
     /// Which kind of KVM this host has, and so which isolation programs get.
@@ -267,6 +296,7 @@ impl Node {
 
     fn end(&mut self) {
         self.door = None;
+        self.exporter = None;
         // Before the shards: they have to be there for its letters.
         self.maker = None;
         for inbox in self.inboxes.iter() {
@@ -274,7 +304,7 @@ impl Node {
         }
         for thread in self.threads.drain(..) {
             if let Err(error) = thread.join() {
-                trace::line(format_args!("a shard ended badly: {error}"));
+                tracing::error!(error = error.to_string(), "a shard ended badly");
             }
         }
     }
@@ -286,6 +316,13 @@ impl Drop for Node {
             self.end();
         }
     }
+}
+
+fn client_of(inboxes: &[Arc<Inbox<Letter>>], config: &Config) -> Result<Client, ClientError> {
+    let (ours, theirs) = UnixStream::pair().map_err(ClientError::Io)?;
+    let connection = greet_self(config);
+    inboxes[0].post_blocking(Letter::Client(theirs, Box::new(connection)));
+    Client::over(ours)
 }
 
 /// For each shard: its ends as a client of each other one (none at its own number), and those at

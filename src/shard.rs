@@ -27,6 +27,7 @@ mod snapshots;
 mod requests;
 mod answers;
 mod status;
+mod trace;
 
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -50,10 +51,9 @@ use crate::pool::index::{self, Publisher};
 use crate::pool::{Blame, Event, Pool};
 use crate::signal::{Errand, Signal, step_aside};
 use crate::socket::Connection;
-use crate::trace;
 use crate::wait::Bell;
 
-use clients::Clients;
+use clients::{Client, Clients};
 use engine::{Engine, Parts};
 use neighbour::Neighbour;
 
@@ -111,7 +111,7 @@ pub(crate) struct Setting {
     pub(crate) facts: Arc<NodeFacts>,
 }
 
-pub(crate) use status::{NodeFacts, Part, isolation_name};
+pub(crate) use status::{NodeFacts, Part, flavour_name, isolation_name};
 
 /// One shard; lives on its executor's thread.
 pub(crate) struct Shard {
@@ -220,14 +220,23 @@ impl Shard {
         engine.let_go(now);
         moved |= engine.settle(clients, now);
         moved |= engine.flush_vms(now);
-        let mut left = Vec::new();
-        if clients.flush(&mut engine.metrics, |client| left.push(client.id)) {
+        let (mut left, mut closed) = (Vec::new(), Vec::new());
+        let gone = |client: &Client| {
+            left.push(client.id);
+            if client.connection.is_closing() {
+                closed.push(client.connection.peer().login().to_owned());
+            }
+        };
+        if clients.flush(&mut engine.metrics, gone) {
             moved = true;
             // A client on this core need not wait for the shard's next pause.
             rustix::thread::sched_yield();
         }
         for client in left {
             engine.abandon(client, now);
+        }
+        while let Some(login) = closed.pop() {
+            engine.tell_refused(now, &format!("{login} broke the protocol, or does not read"));
         }
         moved |= engine.begin_resets(clients, scratch, now);
         moved
@@ -291,7 +300,7 @@ impl Engine {
         match letter {
             Letter::News(News::Up { vm, cell }) => self.admit(VmId(vm), cell, now),
             Letter::News(News::Failed { vm, reason }) => {
-                trace::line(format_args!("{}: {reason}", VmId(vm)));
+                tracing::error!(vm = %VmId(vm), reason, "VM does not start");
                 self.metrics.restores_failed += 1;
                 self.drive(Event::SpawnFailed { vm: VmId(vm) }, now, None);
             }
@@ -328,7 +337,7 @@ impl Engine {
             Letter::Snapshot(news) => self.take_snapshot(news, now),
             Letter::Client(stream, connection) => {
                 if let Err(error) = clients.adopt(stream, *connection, now) {
-                    trace::line(format_args!("a client was turned away: {error}"));
+                    self.tell_refused(now, &error.to_string());
                 }
             }
             Letter::AskStatus { ticket, from } => self.send_part(ticket, from),
@@ -355,7 +364,8 @@ impl Engine {
         }
         let Some(vm) = self.vms.find(id) else { return Blame::Host };
         let (is_guest, reason) = vm.side.cell.last_words();
-        trace::line(format_args!("{id} ended: {reason} ({ending})"));
-        if is_guest { Blame::Guest } else { Blame::Host }
+        let blame = if is_guest { Blame::Guest } else { Blame::Host };
+        tracing::warn!(vm = %id, ?blame, reason, ending, "VM lost");
+        blame
     }
 }

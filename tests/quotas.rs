@@ -5,10 +5,7 @@
 
 mod support;
 
-use std::time::Duration;
-
 use pilotlight::client::{Client, ClientError};
-use pilotlight::socket::answer::Answer;
 use pilotlight::socket::request::{Invoke, OPTION_SETTLE_LOGS};
 
 use self::support::node::{
@@ -18,7 +15,7 @@ use self::support::rsyslog::Rsyslog;
 use self::support::service::Service;
 
 /// Longer than one of the invokes that wait here may.
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT_NANOS: u64 = 300_000_000;
 
 /// A node with a function `cat` of ada's and bob's that ends when its body does.
 fn node(change: impl FnOnce(&mut pilotlight::Config)) -> (TestNode, Client) {
@@ -61,7 +58,7 @@ fn a_user_runs_as_many_at_once_as_one_may() {
     let (node, mut client) = node(|config| config.pools.inflight_per_user_max = 2);
     let ids = begin(&mut client, &node, 2);
     let mut other = node.client();
-    let late = Invoke { timeout_nanos: SHORT.as_nanos() as u64, ..invoke("ada", "cat", b"") };
+    let late = Invoke { timeout_nanos: SHORT_NANOS, ..invoke("ada", "cat", b"") };
     // It waits as long as it may.
     let (code, message) = refusal(other.invoke(&late));
     assert!(code == "deadline" || code == "busy", "{code}: {message}");

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::fault::Fault;
+use super::trace::Trace;
 use compare::Compare;
 use files::{Drafts, Files};
 use lab::Lab;
@@ -117,6 +118,7 @@ impl Bench {
         if let Some(Other::Compare(compare)) = self.other {
             return compare.run();
         }
+        let _trace = Trace::of_own_node();
         if self.role.is_given() {
             return self.role.play();
         }

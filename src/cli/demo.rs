@@ -21,6 +21,7 @@ use self::tour::Visit;
 use super::fault::Fault;
 use super::report::{self, Report};
 use super::serve::flavour_words;
+use super::trace::Trace;
 
 /// Show the whole of it: a node, a program, two users and their logs
 ///
@@ -36,6 +37,7 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(crate) fn run(self) -> Result<ExitCode, Fault> {
+        let _trace = Trace::of_own_node();
         self.demo().map_err(|fault| fault.told(self.report))
     }
 

@@ -17,6 +17,7 @@ use self::check::{Check, Verdict};
 use self::primitive::Primitive;
 use super::fault::Fault;
 use super::report::{self, Report};
+use super::trace::Trace;
 
 /// Check whether a node can run on this host, and say how to fix what it lacks
 ///
@@ -34,6 +35,7 @@ pub(crate) struct Doctor {
 
 impl Doctor {
     pub(crate) fn run(self) -> Result<ExitCode, Fault> {
+        let _trace = Trace::of_own_node();
         self.examine().map_err(|fault| fault.told(self.report))
     }
 

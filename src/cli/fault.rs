@@ -19,6 +19,8 @@ pub(crate) struct Fault {
     code: String,
     status: u8,
     report: Report,
+    /// It is among the node's own lines on standard error already.
+    is_traced: bool,
 }
 
 /// What a command ends with when nothing more exact is known.
@@ -32,6 +34,7 @@ impl Fault {
             code: Code::Failed.to_string(),
             status: STATUS,
             report: Report::default(),
+            is_traced: false,
         }
     }
 
@@ -43,6 +46,11 @@ impl Fault {
     /// The same failure, told the way the command reports.
     pub(crate) fn told(self, report: Report) -> Self {
         Self { report, ..self }
+    }
+
+    /// The same failure, without a line of its own on standard error.
+    pub(crate) fn traced(self) -> Self {
+        Self { is_traced: true, ..self }
     }
 
     /// Its stable code, as in `docs/errors.md`.
@@ -57,6 +65,9 @@ impl Fault {
             // closed, the line below is what is left.
             let error = json!({ "code": self.code, "message": self.message });
             drop(self.report.object(&json!({ "error": error })));
+        }
+        if self.is_traced {
+            return ExitCode::from(self.status);
         }
         match self.code.as_str() {
             // One that says nothing.

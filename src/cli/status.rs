@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use pilotlight::metrics::prometheus;
 use serde_json::Value;
 
 use super::fault::Fault;
@@ -13,6 +14,9 @@ use super::target::Target;
 /// docs/status.md describes the keys of --json.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Status {
+    /// Print counters and times in the text format of Prometheus instead
+    #[arg(long, conflicts_with = "json")]
+    metrics: bool,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -44,6 +48,10 @@ impl Status {
 
     fn status(&self) -> Result<ExitCode, Fault> {
         let status = self.target.connect()?.status()?;
+        if self.metrics {
+            report::write(prometheus::page(&status).as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         self.report.print(&status, || text(&status))
     }
 }

@@ -20,6 +20,7 @@ use super::backoff::Backoff;
 use super::session::{Session, Stream};
 use super::spool::{Record, Spool};
 use super::{Destination, Limits, tcp};
+use crate::invoke::User;
 use crate::signal::{Errand, Signal};
 
 /// A spool and those who wait for it to change.
@@ -156,6 +157,8 @@ pub(super) struct Delivery {
     backoff: Backoff,
     /// Connections in a row that were refused.
     refusals: u32,
+    /// The operator was told that it fails.
+    is_failing: bool,
 }
 
 impl Delivery {
@@ -168,7 +171,7 @@ impl Delivery {
         let first = Duration::from_nanos(limits.backoff_first_nanos);
         let longest = Duration::from_nanos(limits.backoff_longest_nanos);
         let backoff = Backoff::new(first, longest, seed);
-        Self { queue, destination, limits, backoff, refusals: 0 }
+        Self { queue, destination, limits, backoff, refusals: 0, is_failing: false }
     }
 
     /// Delivers until there is nobody left who could add records.
@@ -198,6 +201,7 @@ impl Delivery {
         if session.is_trusted() {
             self.backoff.reset();
             self.refusals = 0;
+            self.tell_recovered();
         }
         result
     }
@@ -223,7 +227,27 @@ impl Delivery {
         let is_refused = failure.reason == Reason::Refused;
         self.refusals = if is_refused { self.refusals.saturating_add(1) } else { 0 };
         let gives_up = self.refusals >= self.limits.attempts_max;
+        let before = self.queue.dropped.get();
         self.queue.fail(failure, gives_up);
+        self.tell_failed(failure, self.queue.dropped.get() - before);
         or(sleep(self.backoff.next()), self.queue.stop.wait()).await;
+    }
+
+    /// Told once per outage, and whenever records were given up.
+    fn tell_failed(&mut self, failure: &Failure, dropped: u64) {
+        if !std::mem::replace(&mut self.is_failing, true) || dropped > 0 {
+            let Destination { address, user, .. } = &self.destination;
+            let user = user.as_ref().map(User::as_str);
+            let (why, error) = (failure.reason.to_string(), failure.what.as_str());
+            tracing::warn!(service = %address, user, why, error, dropped, "logging service failed");
+        }
+    }
+
+    fn tell_recovered(&mut self) {
+        if std::mem::take(&mut self.is_failing) {
+            let Destination { address, user, .. } = &self.destination;
+            let user = user.as_ref().map(User::as_str);
+            tracing::info!(service = %address, user, "logging service takes records again");
+        }
     }
 }

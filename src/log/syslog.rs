@@ -24,6 +24,8 @@
 use std::io::Write;
 use std::rc::Rc;
 
+use crate::invoke::InvokeId;
+
 /// SD-ID of our structured data. 32473 is the enterprise number for documentation (RFC 5612):
 /// there is none of our own.
 const STRUCTURED_DATA: &str = "pilotlight@32473";
@@ -37,11 +39,13 @@ pub(super) struct Head(Rc<str>);
 impl Head {
     /// Of an invoke of this user's function.
     pub(super) fn new((user, function): (&str, &str), vm: u64, invoke: u64) -> Self {
+        // One text for one invoke wherever it is shown.
+        let invoke = InvokeId(invoke);
         let app_name: String = function.chars().map(graphic).take(APP_NAME_CHARS_MAX).collect();
         let app_name = if app_name.is_empty() { "-" } else { &app_name };
         let (user, function) = (escaped(user), escaped(function));
         Self(Rc::from(format!(
-            "vm-{vm} {app_name} {invoke:016x} - [{STRUCTURED_DATA} user=\"{user}\" \
+            "vm-{vm} {app_name} {invoke} - [{STRUCTURED_DATA} user=\"{user}\" \
              function=\"{function}\" sequence=\""
         )))
     }

@@ -266,6 +266,27 @@ pub enum RetireReason {
     Stopping,
 }
 
+impl RetireReason {
+    /// For the operator.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::SlotNeeded => "slot needed",
+            Self::Superseded => "a prepared one takes its place",
+            Self::Surplus => "more were warm than wanted",
+            Self::Pressure => "the host is short of memory",
+            Self::NotReady => "not ready in time",
+            Self::Unresponsive => "no answer in time",
+            Self::LoadTimeout => "package not loaded in time",
+            Self::ResetTimeout => "not reset in time",
+            Self::Fault(Blame::Guest) => "its guest broke a rule",
+            Self::Fault(Blame::Host | Blame::Nobody) => "the host failed it",
+            Self::Stopping => "the node stops",
+        }
+    }
+}
+
 /// Something an operator should read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {

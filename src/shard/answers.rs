@@ -4,6 +4,7 @@ use abi::frame::outcome::{Outcome as GuestOutcome, Status};
 
 use super::clients::{ClientId, Clients};
 use super::engine::{Engine, Running};
+use super::trace;
 use crate::code::Code;
 use crate::invoke::{
     BusyReason, ClientFault, GuestFault, InvokeError, InvokeId, Limit, LogAccount, Nanos,
@@ -51,7 +52,12 @@ impl Engine {
     ) {
         let Some(mut running) = self.take_running(invoke) else { return };
         let Ending { vm, container, outcome } = ending;
-        self.metrics.finished(outcome.status, now.saturating_sub(running.marks.arrived));
+        let total_nanos = now.saturating_sub(running.marks.arrived);
+        self.metrics.finished(outcome.status, total_nanos);
+        let has_failed = (outcome.status, outcome.detail) != (Status::Exited, 0);
+        let entry = &running.entry;
+        let function = (entry.facts.function.0, &entry.function);
+        self.functions.finished(&entry.measured, function, now, (total_nanos, has_failed));
         let mut log = running.log.take();
         if let Some(log) = &log {
             log.finish();
@@ -170,6 +176,7 @@ impl Engine {
             }
             let error = self.error_of(&running, answer);
             self.metrics.refused(error.code());
+            trace::lost(invoke, &running, &error);
             self.refuse(invoke, &running, &error, clients);
         }
         self.answers = answers;

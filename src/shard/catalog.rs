@@ -3,6 +3,7 @@
 //! is deployed again gets a new number. Invokes that came before finish on the old one: it, its
 //! package and its snapshot are let go of behind the last of them.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ pub(super) struct Entry {
     pub(super) facts: FunctionFacts,
     /// The encoded acquire message.
     pub(super) acquire: Vec<u8>,
+    /// Where its times were found last.
+    pub(super) measured: Cell<usize>,
 }
 
 /// The snapshot of the functions of one key: what VMs may be restored from for any of them.
@@ -102,7 +105,8 @@ impl Catalog {
         let before = self.names.insert((function.user, function.name), number);
         self.outdated.extend(before);
         let acquire = function.acquire_message();
-        self.entries.insert(number, Rc::new(Entry { function, facts, acquire }));
+        self.entries
+            .insert(number, Rc::new(Entry { function, facts, acquire, measured: Cell::default() }));
     }
 
     /// Takes a name away.
@@ -165,6 +169,11 @@ impl Catalog {
     /// The function with this number; it is there as long as an invoke of it is.
     pub(super) fn entry(&self, number: FunctionRef) -> Option<Rc<Entry>> {
         self.entries.get(&number).map(Rc::clone)
+    }
+
+    /// Whether there is such a function, or invokes of one that was.
+    pub(super) fn has(&self, number: FunctionRef) -> bool {
+        self.entries.contains_key(&number)
     }
 
     /// All functions of a user by name.

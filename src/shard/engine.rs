@@ -24,25 +24,25 @@ use super::polls::Polls;
 use super::requests::{Deploying, Storing};
 use super::status::{Gathering, NodeFacts};
 use super::vms::{Vm, Vms};
-use super::{Letter, moment};
+use super::{Letter, moment, trace};
 use crate::config::Config;
 use crate::credential::NodeKey;
 use crate::egress::Policy;
 use crate::inbox::Inbox;
-use crate::invoke::{ContainerId, InvokeId, LogProtocol, Nanos, VmId};
+use crate::invoke::{ContainerId, InvokeId, LogProtocol, Nanos, User, VmId};
 use crate::keeper::{Keeper, Wish};
 use crate::librarian::{Job, Librarian, OpenPackage};
 use crate::link::Link;
 use crate::log::{Destination, InvokeLog, Origin, Pem, Relay, Service};
 use crate::metrics::ShardMetrics;
+use crate::metrics::functions::Functions;
 use crate::pool::index::{self, Publisher};
 use crate::pool::{
-    Answer, Blame, Effect, Event, KeyState, LoadId, Notice, PackageRef, Place, Pool, ResetId,
-    SnapshotRef,
+    Answer, Blame, Effect, Event, KeyState, LoadId, PackageRef, Place, Pool, ResetId, SnapshotRef,
 };
 use crate::signal::Signal;
 use crate::socket::answer::Room;
-use crate::trace;
+use crate::trace::Pace;
 
 /// Where the time of an invoke goes: moments of its way, 0 when it was not there.
 #[derive(Clone, Copy, Debug, Default)]
@@ -127,6 +127,7 @@ pub(super) struct Engine {
     pub(super) next_deploy: u64,
     pub(super) storing: Vec<Storing>,
     pub(super) metrics: ShardMetrics,
+    pub(super) functions: Functions,
     pub(super) node_key: Arc<NodeKey>,
     pub(super) no_logging: Rc<Logging>,
     pub(super) librarian: Arc<Librarian>,
@@ -154,6 +155,8 @@ pub(super) struct Engine {
     /// Resets to ask for once this turn's answers are out.
     pub(super) resets_due: Vec<(VmId, ResetId)>,
     pub(super) resets_begun: u64,
+    /// How often refused clients are told of.
+    pub(super) refused: Pace,
     assign_buffer: Box<[u8]>,
     allowed: Rc<[std::net::SocketAddr]>,
 }
@@ -193,6 +196,7 @@ impl Engine {
             next_deploy: 1,
             storing: Vec::new(),
             metrics: ShardMetrics::default(),
+            functions: Functions::default(),
             node_key: parts.node_key,
             no_logging: Rc::new(Logging::none()),
             librarian: parts.librarian,
@@ -216,6 +220,7 @@ impl Engine {
             waiting_loads: Vec::new(),
             resets_due: Vec::new(),
             resets_begun: 0,
+            refused: Pace::default(),
             assign_buffer: vec![0; abi::frame::invoke::MESSAGE_BYTES_MAX].into(),
             allowed,
         }
@@ -262,7 +267,8 @@ impl Engine {
     fn perform(&mut self, effect: Effect, hand: Option<Hand<'_>>) -> Option<Event> {
         match effect {
             Effect::Spawn { vm, snapshot } => return self.spawn(vm, snapshot),
-            Effect::Retire { vm, .. } => {
+            Effect::Retire { vm, reason } => {
+                trace::retired(vm, reason);
                 self.keeper.wish(Wish::Kill { vm: vm.0 });
             }
             Effect::Assign { vm, invoke, key } => {
@@ -305,7 +311,7 @@ impl Engine {
                 self.publisher.publish_key(fingerprint, has_room);
             }
             Effect::PublishWarm { count } => self.publisher.publish_warm(count),
-            Effect::Report(notice) => report(notice),
+            Effect::Report(notice) => trace::notice(notice),
         }
         None
     }
@@ -327,7 +333,7 @@ impl Engine {
         act: impl FnOnce(&mut Link) -> Result<(), crate::link::GuestFault>,
     ) -> Option<Event> {
         let fault = act(&mut self.vms.find(vm)?.link).err()?;
-        trace::line(format_args!("{vm}: {fault}"));
+        tracing::warn!(%vm, fault = fault.to_string(), "guest broke a rule");
         Some(Event::VmFault { vm, blame: Blame::Guest })
     }
 
@@ -348,8 +354,13 @@ impl Engine {
                 .side
                 .egress
                 .assign(Policy { assigned: service.resolved, allowed: Rc::clone(&self.allowed) });
-            entry.side.service = deliver_to(&self.relay, key, &service, &delivery)
-                .unwrap_or_else(|fault| self.relay.unusable(fault));
+            let user = running.entry.function.user;
+            entry.side.service = deliver_to(&self.relay, (key, user), &service, &delivery)
+                .unwrap_or_else(|fault| {
+                    let (user, words) = (user.as_str(), fault.to_string());
+                    tracing::warn!(%vm, user, fault = words, "a credential for logs cannot be used");
+                    self.relay.unusable(fault)
+                });
             entry.link.assign(&buffer[..length])
         });
         buffer[..length].zeroize();
@@ -488,6 +499,7 @@ impl Engine {
     /// A VMM process runs: its VM joins the shard and its guest is listened to.
     pub(super) fn admit(&mut self, id: VmId, cell: Box<crate::cell::Cell>, now: Nanos) {
         self.metrics.restored(cell.restore_nanos);
+        tracing::debug!(vm = %id, pid = cell.pid, nanos = cell.restore_nanos, "VM restored");
         let doorbell = cell.doorbell.duplicate().map(region::Doorbell::from);
         let Ok(doorbell) = doorbell else {
             self.keeper.wish(Wish::Kill { vm: id.0 });
@@ -544,14 +556,16 @@ fn polls(parts: &Parts) -> Polls {
 /// The delivery of a service's log, as the protocol wants it.
 fn deliver_to(
     relay: &Relay,
-    key: [u8; 32],
+    (key, user): ([u8; 32], User),
     service: &crate::invoke::LoggingService,
     credential: &crate::credential::DeliveryCredential,
 ) -> Result<Service, crate::log::Unusable> {
     let Some(address) = service.resolved else { return Ok(Service::none()) };
     match service.protocol {
         LogProtocol::None => Ok(Service::none()),
-        LogProtocol::SyslogTcp => relay.service(key, || Ok(Destination::syslog_tcp(address))),
+        LogProtocol::SyslogTcp => {
+            relay.service(key, || Ok(Destination::syslog_tcp(address).of(user)))
+        }
         LogProtocol::SyslogTls => relay.service(key, || {
             let pair = credential.certificate_and_key();
             let pem = Pem {
@@ -559,20 +573,7 @@ fn deliver_to(
                 cert: pair.map(|(certificate, _)| certificate),
                 key: pair.map(|(_, key)| key),
             };
-            Destination::syslog_tls(address, &service.server_name, pem)
+            Ok(Destination::syslog_tls(address, &service.server_name, pem)?.of(user))
         }),
-    }
-}
-
-fn report(notice: Notice) {
-    match notice {
-        Notice::SpawnFailing { failures, retry_in_nanos } => trace::line(format_args!(
-            "VMs do not start ({failures} failures in a row); next attempt in {} ms",
-            retry_in_nanos / 1_000_000
-        )),
-        Notice::SpawnRecovered => trace::line(format_args!("VMs start again")),
-        Notice::StrangeOutcome { vm } => {
-            trace::line(format_args!("{vm} finished an invoke it does not have and is ended"));
-        }
     }
 }

@@ -13,7 +13,6 @@ use crate::link::{GuestFault, GuestFrame, Scratch};
 use crate::pool::{Blame, Event};
 use crate::socket::answer;
 use crate::socket::request::OPTION_WANT_LOG;
-use crate::trace;
 
 /// Frames for the connections of one VM per turn.
 const STREAM_BURST: usize = 32;
@@ -243,7 +242,7 @@ impl Engine {
     }
 
     pub(super) fn end_faulty(&mut self, id: VmId, fault: GuestFault, now: Nanos) {
-        trace::line(format_args!("{id} is ended: {fault}"));
+        tracing::warn!(vm = %id, fault = fault.to_string(), "guest broke a rule");
         if let Some(vm) = self.vms.find(id) {
             vm.side.is_faulty = true;
         }

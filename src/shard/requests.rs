@@ -15,7 +15,6 @@ use crate::socket::Incoming;
 use crate::socket::answer::Room;
 use crate::socket::request::{Deploy, Invoke, Request};
 use crate::socket::settings::Settings;
-use crate::trace;
 
 /// Bytes of a VM's backlog above which bodies for it are left in their client's socket.
 const BACKLOG_BYTES_MAX: usize = 1 << 20;
@@ -46,6 +45,8 @@ enum Handled {
     Logging(Rc<Logging>),
     /// The connection goes on in shared memory.
     Attach,
+    /// What it may know of the node.
+    Status,
 }
 
 /// Who wants an invoke.
@@ -114,6 +115,10 @@ impl Engine {
                         break;
                     }
                     Handled::Reply(json) => connection.reply(request, &json),
+                    Handled::Status => match self.ask_status((id, request), connection.peer()) {
+                        Some(json) => connection.reply(request, &json),
+                        None => Ok(()),
+                    },
                     Handled::Refuse(fault) => {
                         self.metrics.refused(fault.code());
                         connection.error(request, fault.code(), &fault.to_string())
@@ -151,7 +156,9 @@ impl Engine {
     fn attach(&mut self, client: &mut Client, request: u64, now: Nanos) {
         match client.attach(request, now) {
             Ok(()) => self.metrics.attaches += 1,
-            Err(error) => trace::line(format_args!("a client gets no shared memory: {error}")),
+            Err(error) => {
+                tracing::warn!(error = error.to_string(), "a client gets no shared memory");
+            }
         }
         if client.connection.has_input() {
             client.connection.fail(Code::MalformedFrame, "a request behind attach on the socket");
@@ -187,9 +194,7 @@ impl Engine {
             Request::List(user) => User::new(user).map(|user| self.list(user)),
             Request::Remove { user, function } => self.remove((client, id), user, function),
             Request::Attach => return Handled::Attach,
-            Request::Status => {
-                Ok(self.ask_status((client, id)).map_or(Handled::Open, Handled::Reply))
-            }
+            Request::Status => return Handled::Status,
         };
         handled.unwrap_or_else(Handled::Refuse)
     }

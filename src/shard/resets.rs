@@ -15,7 +15,6 @@ use crate::egress::Egress;
 use crate::invoke::{Nanos, VmId};
 use crate::link::Scratch;
 use crate::pool::{Blame, Event, ResetId};
-use crate::trace;
 
 impl Engine {
     /// Asks for the resets that are due, now that the answers before them have left.
@@ -32,7 +31,7 @@ impl Engine {
             let egress = self.new_egress();
             let Some(entry) = self.vms.find(vm) else { continue };
             if let Err(error) = entry.reset(reset, verify_nanos, egress) {
-                trace::line(format_args!("{vm} cannot be reset: {error}"));
+                tracing::warn!(%vm, error = error.to_string(), "VM cannot be reset");
                 self.metrics.resets_failed += 1;
                 self.drive(Event::VmFault { vm, blame: Blame::Host }, now, None);
             }

@@ -14,9 +14,12 @@ use super::clients::{ClientId, Clients};
 use super::engine::Engine;
 use crate::cell::Nursery;
 use crate::config::CoreSplit;
+use crate::invoke::Nanos;
 use crate::maker::Tally;
 use crate::metrics;
-use crate::pool::Census;
+use crate::metrics::functions::Measured;
+use crate::pool::{Census, FunctionRef};
+use crate::socket::Peer;
 
 /// What does not change while a node runs.
 pub(crate) struct NodeFacts {
@@ -29,6 +32,7 @@ pub(crate) struct NodeFacts {
     shards: Vec<u32>,
     guests: Vec<u32>,
     snapshots: Arc<Tally>,
+    started_nanos: Nanos,
 }
 
 impl NodeFacts {
@@ -43,6 +47,7 @@ impl NodeFacts {
             shards: cores.shards.clone(),
             guests: cores.guests.clone(),
             snapshots,
+            started_nanos: super::moment(),
         }
     }
 }
@@ -82,12 +87,14 @@ pub(crate) struct Part {
     vms: Vec<Value>,
     /// The shard's number and how it polls.
     polling: Vec<(u16, Value)>,
+    functions: Vec<Measured>,
 }
 
 /// A status whose parts are being collected.
 pub(super) struct Gathering {
     client: ClientId,
     request: u64,
+    peer: Peer,
     missing: usize,
     parts: Vec<Part>,
 }
@@ -100,7 +107,11 @@ impl Gathering {
 
 impl Engine {
     /// Answers a status request, at once if no other shard has a part in it.
-    pub(super) fn ask_status(&mut self, (client, request): (ClientId, u64)) -> Option<Vec<u8>> {
+    pub(super) fn ask_status(
+        &mut self,
+        (client, request): (ClientId, u64),
+        peer: &Peer,
+    ) -> Option<Vec<u8>> {
         let ticket = self.next_gathering;
         self.next_gathering += 1;
         let asked = (0_u16..).zip(self.inboxes.iter()).filter(|(shard, _)| *shard != self.shard);
@@ -111,9 +122,10 @@ impl Engine {
         let missing = posted.count();
         let own = self.part();
         if missing == 0 {
-            return Some(self.report(vec![own]));
+            return Some(self.report(vec![own], peer));
         }
-        let gathering = Gathering { client, request, missing, parts: vec![own] };
+        let peer = peer.clone();
+        let gathering = Gathering { client, request, peer, missing, parts: vec![own] };
         self.gathering.insert(ticket, gathering);
         None
     }
@@ -134,7 +146,7 @@ impl Engine {
             return;
         }
         let Some(gathering) = self.gathering.remove(&ticket) else { return };
-        let json = self.report(gathering.parts);
+        let json = self.report(gathering.parts, &gathering.peer);
         if let Some(client) = clients.find(gathering.client) {
             let _ = client.connection.reply(gathering.request, &json);
         }
@@ -149,11 +161,13 @@ impl Engine {
         metrics.log_dropped = self.relay.dropped();
         let (census, vms) = (self.pool.census(), self.describe_vms());
         let polling = vec![(self.shard, self.polls.describe())];
-        Part { census, metrics: metrics.snapshot(), vms, polling }
+        let functions = self.functions.latest(|number| self.catalog.has(FunctionRef(number)));
+        Part { census, metrics: metrics.snapshot(), vms, polling, functions }
     }
 
-    /// The status as JSON; `docs/status.md` lists its keys.
-    fn report(&self, parts: Vec<Part>) -> Vec<u8> {
+    /// The status as JSON; `docs/status.md` lists its keys. Of users' functions it has those of users
+    /// the client may act for.
+    fn report(&self, parts: Vec<Part>, peer: &Peer) -> Vec<u8> {
         let mut parts = parts.into_iter();
         let Some(mut whole) = parts.next() else { return Vec::new() };
         for part in parts {
@@ -161,12 +175,15 @@ impl Engine {
             whole.metrics.merge(&part.metrics);
             whole.vms.extend(part.vms);
             whole.polling.extend(part.polling);
+            whole.functions.extend(part.functions);
         }
+        let functions = Measured::merge_all(whole.functions, |user| peer.may_act_for(user));
         let report = whole.metrics.report();
         let facts = &self.facts;
         let [made, failed, bytes, pending] = facts.snapshots.read();
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "uptime_nanos": super::moment().saturating_sub(facts.started_nanos),
             "flavour": flavour_name(facts.flavour),
             "isolation": isolation_name(facts.flavour),
             "cgroups": facts.cgroups,
@@ -182,6 +199,8 @@ impl Engine {
             "outcomes": report.outcomes,
             "refusals": report.refusals,
             "latency_nanos": report.latency_nanos,
+            "latency_buckets": report.latency_buckets,
+            "function_latency": functions.iter().map(Measured::describe).collect::<Vec<_>>(),
             "missing_syscalls": describe_missing(&report.missing_calls),
         });
         status.to_string().into_bytes()

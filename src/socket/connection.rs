@@ -112,6 +112,12 @@ impl Connection {
         self.phase == Phase::Closing
     }
 
+    /// Who is at its other end.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
     /// Number and tag of each open request: what to cancel when the client is gone.
     pub fn open_requests(&self) -> impl Iterator<Item = (u64, u64)> {
         self.open.iter().map(|open| (open.id, open.tag))

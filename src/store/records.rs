@@ -76,7 +76,7 @@ impl Records {
         if !exists(&path)? {
             let (records, damaged) = read_folder(&old)?;
             for error in damaged {
-                crate::trace::line(format_args!("a function is left out: {error}"));
+                tracing::warn!(error = error.to_string(), "a stored function is left out");
             }
             make(&path, aside, &records)?;
         }

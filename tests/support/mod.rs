@@ -5,4 +5,5 @@ pub(crate) mod programs;
 pub(crate) mod region;
 pub(crate) mod rsyslog;
 pub(crate) mod served;
+pub(crate) mod serving;
 pub(crate) mod service;

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -83,6 +84,11 @@ impl TestNode {
         socket
     }
 
+    /// Where its metrics are to be had.
+    pub(crate) fn metrics_address(&self) -> SocketAddr {
+        self.node.as_ref().unwrap().metrics_address().unwrap()
+    }
+
     /// Ends it, whatever runs.
     pub(crate) fn stop(&mut self) {
         drop(self.node.take());
@@ -100,6 +106,10 @@ impl TestNode {
 }
 
 fn start(config: &Config) -> Node {
+    // What the node says belongs to the story of a test that fails. Only the first node of a process
+    // can ask for it.
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
+    drop(lines.try_init());
     Node::start(config.clone()).expect("a node starts; it needs KVM")
 }
 

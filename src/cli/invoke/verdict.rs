@@ -55,9 +55,10 @@ pub(super) fn line(completed: &Completed) -> String {
         Room::Warming => format!("{}, {} from the warming pool", outcome.vm, container(outcome)),
     };
     line += &format!(
-        "; ran {}, {} at most; {pool}; {}",
+        "; ran {}, {} at most; invoke {}, {pool}; {}",
         report::nanos(outcome.run_nanos),
         report::bytes(outcome.memory_peak_bytes),
+        completed.invoke,
         account(&outcome.log)
     );
     if !completed.log_reason.is_empty() {
@@ -214,8 +215,8 @@ mod tests {
     fn the_line_names_what_ended_where_and_the_log() {
         assert_eq!(
             line(&completed(Status::Exited, 3)),
-            "pilotlight: exited with status 3; ran 1.5 us, 8 KiB at most; vm-7, container 2 from \
-             the warming pool; log: 3 records, 1 handed over, 1 given up, \
+            "pilotlight: exited with status 3; ran 1.5 us, 8 KiB at most; invoke 0000000000000011, \
+             vm-7, container 2 from the warming pool; log: 3 records, 1 handed over, 1 given up, \
              1 not sent to a logging service (refused)"
         );
     }
