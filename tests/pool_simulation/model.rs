@@ -548,12 +548,7 @@ impl Model {
             }
             Answer::Busy(BusyReason::WaitedTooLong) => ("waited", waited && open.sent.is_none()),
             Answer::Busy(BusyReason::VmsDoNotStart) => ("no start", waited && open.sent.is_none()),
-            Answer::Busy(
-                BusyReason::UserAtWork { .. }
-                | BusyReason::BodiesFull
-                | BusyReason::PackagesFull
-                | BusyReason::SharedMemoryFull,
-            ) => ("of which the pool knows nothing", false),
+            Answer::Busy(_) => ("of which the pool knows nothing", false),
             Answer::DeadlineInQueue => ("deadline", now >= deadline && open.sent.is_none()),
             Answer::DeadlineInVm { vm } => {
                 let is_late = now >= deadline.saturating_add(limits.deadline_grace_nanos);

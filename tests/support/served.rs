@@ -11,6 +11,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use pilotlight::client::Client;
 use tempfile::TempDir;
 
+/// Its configuration, in its folder, if it has one.
+const CONFIG: &str = "node.toml";
+
 /// A node that has said that it is ready.
 pub(crate) struct Served {
     pub(crate) folder: TempDir,
@@ -22,6 +25,13 @@ impl Served {
     /// Starts it and waits until it says that it is ready.
     pub(crate) fn start() -> Self {
         Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    /// The same with a configuration.
+    pub(crate) fn configured(config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(CONFIG), config).unwrap();
+        Self::start_in(folder)
     }
 
     /// The same with a folder that may hold what one before left.
@@ -76,6 +86,10 @@ fn spawn(folder: &Path) -> (Child, BufReader<ChildStdout>) {
     command.arg("serve").arg("--state").arg(folder.join("state"));
     let socket = socket_in(folder);
     command.arg("--socket").arg(&socket);
+    let config = folder.join(CONFIG);
+    if config.exists() {
+        command.arg("--config").arg(config);
+    }
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let said = line(&mut output);
