@@ -5,6 +5,8 @@
 mod node;
 mod door;
 pub mod client;
+#[doc(hidden)]
+pub mod fuzzing;
 mod shard;
 mod librarian;
 mod maker;
