@@ -6,6 +6,8 @@ mod node;
 mod door;
 mod exporter;
 pub mod client;
+#[doc(hidden)]
+pub mod fuzzing;
 mod shard;
 mod librarian;
 mod maker;

@@ -133,6 +133,11 @@ fn header(bytes: &[u8]) -> Result<Header, &'static str> {
     if entry_bytes != PROGRAM_HEADER_BYTES || headers == 0 || headers > PROGRAM_HEADERS_MAX {
         return Err("its program header table is not one");
     }
+    // Where a position-independent program would have its ELF header: the node, too, takes this for
+    // a library, which has the type of such a program.
+    if entry == 0 {
+        return Err("it is a library, not a program: it starts nowhere");
+    }
     Ok(Header { kind, entry, headers_offset, headers })
 }
 
@@ -326,6 +331,12 @@ mod tests {
             let reason = parse_file(&file(&segments)).unwrap_err();
             assert!(reason.contains(part), "{reason} instead of {part}");
         }
+        let mut library = file(&[Segment { address: 0, ..text() }]);
+        put(&mut library, 16, &TYPE_DYNAMIC.to_le_bytes());
+        put(&mut library, 24, &0x400_u64.to_le_bytes());
+        assert_eq!(parse_file(&library).map(|program| program.entry), Ok(0x400));
+        put(&mut library, 24, &0_u64.to_le_bytes());
+        assert!(parse_file(&library).unwrap_err().contains("library"));
         let mut narrow = file(&[text()]);
         narrow[4] = 1;
         assert!(parse_file(&narrow).unwrap_err().contains("32-bit"));

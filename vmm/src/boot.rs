@@ -66,6 +66,13 @@ pub(crate) fn load(
     set_msrs(vcpu, &msr_list(&cpu.first_msrs())?)
 }
 
+/// Where the kernel's segments come to lie, if the file is one.
+pub(crate) fn places(elf: &[u8], ram_bytes: u64) -> Option<Vec<std::ops::Range<u64>>> {
+    let kernel = Kernel::parse(elf, ram_bytes).ok()?;
+    let place = |segment: &Segment<'_>| segment.gpa..segment.gpa + segment.memory_bytes;
+    Some(kernel.segments.iter().map(place).collect())
+}
+
 fn encode(info: &BootInfo) -> Result<[u8; size_of::<BootInfo>()], Malformed> {
     let mut bytes = [0; size_of::<BootInfo>()];
     let mut writer = Writer::new(&mut bytes);

@@ -10,6 +10,8 @@
 //! Modules in reading order; each uses only those below it and the errors of [`gone`].
 
 pub mod cell;
+#[doc(hidden)]
+pub mod fuzzing;
 mod reset;
 mod control;
 mod verify;

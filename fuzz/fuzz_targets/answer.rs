@@ -1,0 +1,7 @@
+//! What it checks: `checks::answer`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    checks::answer::check(data);
+});

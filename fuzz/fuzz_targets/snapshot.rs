@@ -1,0 +1,7 @@
+//! What it checks: `checks::snapshot`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    checks::snapshot::check(data);
+});
