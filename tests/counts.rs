@@ -172,8 +172,12 @@ fn a_warm_invoke_costs_no_exit_and_no_fault() {
     let cost = batches.iter().copied().reduce(Cost::plus).unwrap();
     say(&client.status().unwrap(), "warm, polling", count, cost, None);
     assert_eq!(cost.faults, 0, "{batches:?}");
-    // A guest that is not run for longer than it polls has halted without need; that is rare.
-    assert!(cost.own_exits() <= 2 + count / 50, "{batches:?}");
+    // Most cost none at all. A guest, or a shard, that is not run for longer than the other polls has
+    // it halt without need: rare, but a busy host makes a few of them at once.
+    let mut exits: Vec<u64> = batches.iter().map(|batch| batch.own_exits()).collect();
+    exits.sort_unstable();
+    assert_eq!(exits[exits.len() / 2], 0, "{batches:?}");
+    assert!(cost.own_exits() <= 2 + count / 10, "{batches:?}");
 }
 
 #[test]
