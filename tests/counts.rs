@@ -22,8 +22,6 @@ use self::support::node::{
     TestNode, invoke, package, run, stream_package, wait_for_status, wait_until,
 };
 
-/// Invokes counted together.
-const BATCH: u64 = 10;
 /// Uncounted invokes in front: once round the rings, each page of which is a fault, and queues that
 /// grow.
 const WARM_UP: u64 = 100;
@@ -162,22 +160,14 @@ fn a_warm_invoke_costs_no_exit_and_no_fault() {
     let node = node(|_| ());
     let mut client = node.warm_client();
     let (vm, count) = warm(&mut client);
-    let batches: Vec<Cost> = (0..count / BATCH)
-        .map(|_| {
-            let before = Cost::of(&mut client, &vm);
-            invokes(&mut client, BATCH);
-            Cost::of(&mut client, &vm).since(before)
-        })
-        .collect();
-    let cost = batches.iter().copied().reduce(Cost::plus).unwrap();
+    let before = Cost::of(&mut client, &vm);
+    invokes(&mut client, count);
+    let cost = Cost::of(&mut client, &vm).since(before);
     say(&client.status().unwrap(), "warm, polling", count, cost, None);
-    assert_eq!(cost.faults, 0, "{batches:?}");
-    // Most cost none at all. A guest, or a shard, that is not run for longer than the other polls has
-    // it halt without need: rare, but a busy host makes a few of them at once.
-    let mut exits: Vec<u64> = batches.iter().map(|batch| batch.own_exits()).collect();
-    exits.sort_unstable();
-    assert_eq!(exits[exits.len() / 2], 0, "{batches:?}");
-    assert!(cost.own_exits() <= 2 + count / 10, "{batches:?}");
+    assert_eq!(cost.faults, 0);
+    // A guest, or a shard, that is not run for longer than the other polls has it halt without need,
+    // as it may while the status is gathered; that is rare.
+    assert!(cost.own_exits() <= 4 + count / 50, "{cost:?}");
 }
 
 #[test]
