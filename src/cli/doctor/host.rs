@@ -27,7 +27,20 @@ const CONTAINER_FIX: &str = "container runtimes block io_uring by default (Docke
 
 /// Looks at everything.
 pub(super) fn examine() -> Vec<Check> {
-    vec![kvm(), io_uring(), memory_lock(), cores(), places()]
+    vec![user(), kvm(), io_uring(), memory_lock(), cores(), places()]
+}
+
+/// As whom a node would run, and what it would have as root.
+fn user() -> Check {
+    const NAME: &str = "user";
+    let uid = rustix::process::geteuid();
+    if uid.is_root() {
+        return Check::ok(NAME, "root; VMs run as nobody");
+    }
+    let own = "its own user id for VMs, who then share none with the node; control groups without \
+               delegation: a bound on what a VM takes of the host besides its RAM; clients of every \
+               user, without a socket in a folder of theirs";
+    Check::ok(NAME, format!("{uid}, which is enough; root adds: {own}", uid = uid.as_raw()))
 }
 
 fn kvm() -> Check {
