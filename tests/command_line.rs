@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, Command, Output, Stdio};
@@ -24,6 +25,14 @@ const ENDLESS: &str = "echo begun; while :; do :; done";
 /// A node, spoken to by the command.
 struct Spoken(Served);
 
+impl Deref for Spoken {
+    type Target = Served;
+
+    fn deref(&self) -> &Served {
+        &self.0
+    }
+}
+
 impl Spoken {
     fn start() -> Self {
         Self(Served::start())
@@ -34,28 +43,6 @@ impl Spoken {
         let served = Self::start();
         served.deploy("sh", &["--timeout", "60s", "--", "sh", "-s"]);
         served
-    }
-
-    fn command(&self, name: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
-        command.arg(name).arg("--socket").arg(self.0.socket()).args(arguments);
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, name: &str, arguments: &[&str]) -> Output {
-        self.command(name, arguments).output().unwrap()
-    }
-
-    fn json(&self, name: &str, arguments: &[&str]) -> Value {
-        let output = self.command(name, arguments).arg("--json").output().unwrap();
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn deploy(&self, name: &str, arguments: &[&str]) {
-        let all = [&[name, "--program", BUSYBOX], arguments].concat();
-        let output = self.run("deploy", &all);
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
     }
 
     /// Exit status, response and the rest of what the shell says when it runs `script`.

@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 use self::support::node::{TestNode, run, stream_package, wait_until};
-use self::support::serving::Serving;
+use self::support::served::Served;
 
 fn tool(name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
@@ -84,7 +84,7 @@ fn the_page_is_well_formed_and_names_nobody() {
 
 #[test]
 fn the_command_prints_the_same_page_without_a_listener() {
-    let node = Serving::start(&[], "", Stdio::null());
+    let node = Served::start_with(&[], Stdio::null());
     node.deploy("true", &["--", "true"]);
     assert!(node.run("invoke", &["true"]).status.success());
     let output = node.run("status", &["--metrics"]);

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use self::support::node::{PATIENCE, wait_until};
 use self::support::rsyslog::Rsyslog;
-use self::support::serving::Serving;
+use self::support::served::Served;
 
 /// The lines written so far; each has a time, a level and a message.
 fn lines(file: &Path) -> Vec<Value> {
@@ -43,7 +43,7 @@ fn wait_for_line(file: &Path, message: &str) -> Value {
 }
 
 /// Has the shell log a word and then kills its VM: what the command says of that.
-fn lose_invoke(node: &Serving, arguments: &[&str]) -> String {
+fn lose_invoke(node: &Served, arguments: &[&str]) -> String {
     let mut invoke = node.command("invoke", &["sh", "--payload", "-"]);
     invoke.args(arguments);
     invoke.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -67,7 +67,7 @@ fn lose_invoke(node: &Serving, arguments: &[&str]) -> String {
 fn what_happens_is_told_as_json() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lines");
-    let mut node = Serving::start(&["--log-format", "json"], "", File::create(&file).unwrap());
+    let mut node = Served::start_with(&["--log-format", "json"], File::create(&file).unwrap());
     let ready = wait_for_line(&file, "ready");
     assert_eq!(ready["socket"], node.socket().display().to_string());
     let booted = wait_for_line(&file, "guest booted, base snapshot captured");
@@ -100,7 +100,7 @@ fn an_invoke_has_one_name_in_its_answer_its_log_and_the_nodes_lines() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lines");
     let rsyslog = Rsyslog::tcp();
-    let node = Serving::start(&["--log-format", "json"], "", File::create(&file).unwrap());
+    let node = Served::start_with(&["--log-format", "json"], File::create(&file).unwrap());
     node.deploy("sh", &["--timeout", "60s", "--", "sh", "-s"]);
     let address = rsyslog.address().to_string();
     let service = ["--log-address", &address, "--log-protocol", "syslog-tcp"];
@@ -122,7 +122,7 @@ fn an_invoke_has_one_name_in_its_answer_its_log_and_the_nodes_lines() {
 fn a_client_that_breaks_the_protocol_is_told_of_at_a_pace() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lines");
-    let node = Serving::start(&[], "", File::create(&file).unwrap());
+    let node = Served::start_with(&[], File::create(&file).unwrap());
     for _ in 0..200 {
         let mut stream = std::os::unix::net::UnixStream::connect(node.socket()).unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -148,7 +148,7 @@ fn a_standard_error_that_nobody_reads_holds_up_nobody() {
     const PIPE_BYTES: usize = 4096;
     let (reader, writer) = pipe().unwrap();
     rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES).unwrap();
-    let mut node = Serving::start(&[], "", writer);
+    let mut node = Served::start_with(&[], writer);
     // Each says so in a line of some hundred bytes.
     for round in 0..PIPE_BYTES / 100 {
         node.deploy("true", &["--", "true", &round.to_string()]);

@@ -13,11 +13,11 @@ use std::process::Stdio;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use self::support::serving::Serving;
+use self::support::served::Served;
 
 /// A node on which `true` ran this often and well, and `false` once.
-fn busy(invokes: usize) -> Serving {
-    let node = Serving::start(&[], "", Stdio::null());
+fn busy(invokes: usize) -> Served {
+    let node = Served::start_with(&[], Stdio::null());
     node.deploy("true", &["--", "true"]);
     node.deploy("false", &["--user", "ada", "--", "false"]);
     for _ in 0..invokes {

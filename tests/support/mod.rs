@@ -5,5 +5,4 @@ pub(crate) mod programs;
 pub(crate) mod region;
 pub(crate) mod rsyslog;
 pub(crate) mod served;
-pub(crate) mod serving;
 pub(crate) mod service;

@@ -1,16 +1,19 @@
-//! `pilotlight serve` as a process of its own, in a folder of its own, ended with the test. Needs
-//! KVM.
+//! `pilotlight serve` as a process of its own, in a folder of its own, ended with the test, and the
+//! other commands against it. Needs KVM.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use pilotlight::client::Client;
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
 use tempfile::TempDir;
 
+const BUSYBOX: &str = "/bin/busybox";
 /// Its configuration, in its folder, if it has one.
 const CONFIG: &str = "node.toml";
 
@@ -34,16 +37,22 @@ impl Served {
         Self::start_in(folder)
     }
 
-    /// The same with a folder that may hold what one before left.
-    pub(crate) fn start_in(folder: TempDir) -> Self {
-        let (child, output) = spawn(folder.path());
+    /// The same with arguments and a place for its own lines.
+    pub(crate) fn start_with(arguments: &[&str], lines: impl Into<Stdio>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (child, output) = spawn(folder.path(), arguments, lines.into());
+        Self { folder, child, output }
+    }
+
+    fn start_in(folder: TempDir) -> Self {
+        let (child, output) = spawn(folder.path(), &[], Stdio::inherit());
         Self { folder, child, output }
     }
 
     /// Kills it, if it is not dead yet, and starts another in the same folder.
     pub(crate) fn start_again(&mut self) {
         self.kill();
-        (self.child, self.output) = spawn(self.folder.path());
+        (self.child, self.output) = spawn(self.folder.path(), &[], Stdio::inherit());
     }
 
     /// `kill -9`, and waits for its end.
@@ -73,6 +82,36 @@ impl Served {
     pub(crate) fn client(&self) -> Client {
         Client::connect(&self.socket()).unwrap()
     }
+
+    /// A command that speaks to it.
+    pub(crate) fn command(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+        command.arg(name).arg("--socket").arg(self.socket()).args(arguments);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, name: &str, arguments: &[&str]) -> Output {
+        self.command(name, arguments).output().unwrap()
+    }
+
+    pub(crate) fn json(&self, name: &str, arguments: &[&str]) -> Value {
+        let output = self.command(name, arguments).arg("--json").output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Deploys busybox under this name.
+    pub(crate) fn deploy(&self, name: &str, arguments: &[&str]) {
+        let all = [&[name, "--program", BUSYBOX], arguments].concat();
+        let output = self.run("deploy", &all);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+    }
 }
 
 impl Drop for Served {
@@ -81,7 +120,7 @@ impl Drop for Served {
     }
 }
 
-fn spawn(folder: &Path) -> (Child, BufReader<ChildStdout>) {
+fn spawn(folder: &Path, arguments: &[&str], lines: Stdio) -> (Child, BufReader<ChildStdout>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
     command.arg("serve").arg("--state").arg(folder.join("state"));
     let socket = socket_in(folder);
@@ -90,7 +129,8 @@ fn spawn(folder: &Path) -> (Child, BufReader<ChildStdout>) {
     if config.exists() {
         command.arg("--config").arg(config);
     }
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(lines);
+    let mut child = command.spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let said = line(&mut output);
     let socket = socket.display().to_string();
