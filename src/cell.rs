@@ -235,7 +235,7 @@ impl Nursery {
     }
 
     /// Starts a VMM that restores a function's snapshot, or the base. The guest will ring
-    /// `node_doorbell`. Returns before it is restored.
+    /// `node_doorbell`, sooner if it is awaited. Returns before it is restored.
     ///
     /// # Errors
     /// Why there is no VM, for the operator; nothing is left behind.
@@ -244,9 +244,10 @@ impl Nursery {
         vm: u64,
         node_doorbell: &Doorbell,
         snapshot: Option<&FunctionSnapshot>,
+        is_awaited: bool,
     ) -> Result<Birth, String> {
         let start = self.start(true, self.generations.next(), self.core_of(vm));
-        self.launch(start, vm, node_doorbell, snapshot)
+        self.launch(start, (vm, is_awaited), node_doorbell, snapshot)
     }
 
     /// As [`Nursery::restore`] of the base, for a VM that will be captured.
@@ -259,20 +260,22 @@ impl Nursery {
         node_doorbell: &Doorbell,
     ) -> Result<Birth, String> {
         let start = self.start(true, self.generations.next(), self.core_of(vm));
-        self.launch(Start { is_capturable: true, ..start }, vm, node_doorbell, None)
+        self.launch(Start { is_capturable: true, ..start }, (vm, true), node_doorbell, None)
     }
 
     fn launch(
         &self,
         mut start: Start,
-        vm: u64,
+        (vm, is_awaited): (u64, bool),
         node_doorbell: &Doorbell,
         snapshot: Option<&FunctionSnapshot>,
     ) -> Result<Birth, String> {
         let generation = start.generation;
         let shared = SharedParts::new(vm, generation)
             .map_err(|error| format!("no shared memory: {error}"))?;
+        shared.region.store_u64(layout::region::IS_AWAITED, u64::from(is_awaited));
         let (mut infant, control) = self.spawn_process(vm)?;
+        infant.set_quiet(!is_awaited);
         if let Some(snapshot) = snapshot {
             snapshot.touch(region::clock::monotonic_nanos());
         }
@@ -523,6 +526,11 @@ impl Cell {
             }
         }
         (false, "its VMM process is gone".to_owned())
+    }
+
+    /// Tells the guest that an invoke waits for it, should it not have said yet that it is ready.
+    pub(crate) fn hasten(&self) {
+        self.region.store_u64(layout::region::IS_AWAITED, 1);
     }
 
     /// Returns of `KVM_RUN` to the VMM so far.

@@ -170,6 +170,17 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Whether its processes run only when no other VM of theirs would, and are put aside at once when
+    /// one wakes. Where there are no groups, or the host's kernel cannot do that (before 5.15), they are
+    /// like the others.
+    pub(crate) fn set_quiet(&self, is_quiet: bool) {
+        if let Some(cpu) = self.0.last() {
+            drop(fs::write(cpu.join("cpu.idle"), if is_quiet { "1" } else { "0" }));
+        }
+    }
+}
+
 /// This thread is in a VMM's group, for as short as starting it takes.
 struct Visit<'a> {
     homes: &'a [PathBuf; 2],

@@ -1,7 +1,7 @@
 //! The keeper: a shard's side thread that makes and buries VMM processes.
 //!
 //! ```text
-//!  shard ── Restore, Kill, Bury ──► keeper ── spawn, kill, reap ──► VMM processes
+//!  shard ─ Restore, Hasten, Kill, Bury ─► keeper ─ spawn, kill, reap ─► VMM processes
 //!  shard ◄── Up, Failed, Gone ───── keeper
 //!  shard ◄── Memory ─────────────── keeper ◄─ once a second ─ the host's memory
 //! ```
@@ -12,6 +12,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 use region::Doorbell;
@@ -26,8 +27,11 @@ use crate::snapshot_store::FunctionSnapshot;
 
 /// What a shard asks for.
 pub(crate) enum Wish {
-    /// A new VM with this number, restored from a function's snapshot or the base.
-    Restore { vm: u64, snapshot: Option<Arc<FunctionSnapshot>> },
+    /// A new VM with this number, restored from a function's snapshot or the base, and whether an
+    /// invoke waits for it.
+    Restore { vm: u64, snapshot: Option<Arc<FunctionSnapshot>>, is_awaited: bool },
+    /// A VM is awaited, or somebody's soon: it is to be quiet no longer.
+    Hasten { vm: u64 },
     /// The end of a VM.
     Kill { vm: u64 },
     /// Freeing something that takes long to free.
@@ -49,6 +53,9 @@ pub(crate) enum News {
 /// How often the host's memory is looked at.
 const LOOK_NANOS: u64 = 1_000_000_000;
 const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How long a VM that nobody waits for is quiet at most: far longer than its start takes where there is
+/// time for it, and far shorter than where it would be given up (`pools.spawn_timeout_millis`).
+const QUIET_NANOS: u64 = 500_000_000;
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// A shard's handle to its keeper. Dropping it ends every VM and waits for that.
@@ -81,6 +88,7 @@ impl Keeper {
             bell: Arc::clone(&bell),
             births: Vec::new(),
             infants: Vec::new(),
+            quiet: Vec::new(),
             tell,
         };
         let thread = std::thread::Builder::new()
@@ -119,6 +127,8 @@ struct Round<F> {
     bell: Arc<Doorbell>,
     births: Vec<Birth>,
     infants: Vec<Infant>,
+    /// VMs that only get what others leave of their core, and until when.
+    quiet: Vec<(u64, u64)>,
     tell: F,
 }
 
@@ -130,10 +140,11 @@ impl<F: Fn(News)> Round<F> {
                     self.grant(wish);
                     self.attend(&AT_ONCE);
                 }
-                Err(TryRecvError::Empty) => self.attend(&LOOK),
+                Err(TryRecvError::Empty) => self.attend(&self.pause()),
                 Err(TryRecvError::Disconnected) => break,
             }
             self.look_at_memory();
+            self.end_quiet();
         }
         self.births.iter().for_each(Birth::kill);
         self.infants.iter().for_each(Infant::kill);
@@ -149,12 +160,19 @@ impl<F: Fn(News)> Round<F> {
 
     fn grant(&mut self, wish: Wish) {
         match wish {
-            Wish::Restore { vm, snapshot } => {
-                match self.nursery.restore(vm, &self.node_doorbell, snapshot.as_deref()) {
-                    Ok(birth) => self.births.push(birth),
+            Wish::Restore { vm, snapshot, is_awaited } => {
+                let (bell, snapshot) = (&self.node_doorbell, snapshot.as_deref());
+                match self.nursery.restore(vm, bell, snapshot, is_awaited) {
+                    Ok(birth) => {
+                        self.births.push(birth);
+                        if !is_awaited {
+                            self.quiet.push((vm, monotonic_nanos() + QUIET_NANOS));
+                        }
+                    }
                     Err(reason) => (self.tell)(News::Failed { vm, reason }),
                 }
             }
+            Wish::Hasten { vm } => self.hasten(vm),
             Wish::Kill { vm } => {
                 if let Some(infant) = self.infants.iter().find(|infant| infant.vm == vm) {
                     infant.kill();
@@ -164,6 +182,30 @@ impl<F: Fn(News)> Round<F> {
             }
             Wish::Bury(corpse) => drop(corpse),
         }
+    }
+
+    fn hasten(&mut self, vm: u64) {
+        self.quiet.retain(|(quiet, _)| *quiet != vm);
+        if let Some(birth) = self.births.iter().find(|birth| birth.vm() == vm) {
+            birth.hasten();
+        } else if let Some(infant) = self.infants.iter().find(|infant| infant.vm == vm) {
+            infant.set_quiet(false);
+        }
+    }
+
+    /// On a core that others never leave, nobody is quiet for ever.
+    fn end_quiet(&mut self) {
+        let now = monotonic_nanos();
+        while let Some((vm, _)) = self.quiet.first().copied().filter(|(_, until)| *until <= now) {
+            self.hasten(vm);
+        }
+    }
+
+    /// How long there is nothing to do by itself.
+    fn pause(&self) -> Timespec {
+        let Some((_, until)) = self.quiet.first() else { return LOOK };
+        let nanos = until.saturating_sub(monotonic_nanos()).min(LOOK_NANOS);
+        Timespec::try_from(Duration::from_nanos(nanos)).unwrap_or(LOOK)
     }
 
     /// Says each time that memory is short: what was let go of for that may not have been enough.

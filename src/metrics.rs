@@ -350,6 +350,11 @@ impl ShardMetrics {
 }
 
 impl Snapshot {
+    /// Adds what the shard keeps elsewhere.
+    pub fn complete(&mut self, add: impl FnOnce(&mut ShardMetrics)) {
+        add(&mut self.0);
+    }
+
     /// Adds another shard's numbers.
     pub fn merge(&mut self, other: &Self) {
         let (own, other) = (&mut self.0, &other.0);
@@ -376,21 +381,19 @@ impl Snapshot {
         let named = |counts: &BTreeMap<&'static str, u64>| {
             counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
         };
-        let stages = || STAGES.iter().zip(&self.0.stages);
+        let (mut latency_nanos, mut stages) = (BTreeMap::new(), BTreeMap::new());
+        for (name, stage) in STAGES.iter().zip(&self.0.stages) {
+            let (latency, counts) = stage.read();
+            latency_nanos.insert((*name).to_owned(), latency);
+            stages.insert((*name).to_owned(), counts);
+        }
         Report {
             counters: self.0.counters().map(|(name, count)| (name.to_owned(), count)).into(),
             outcomes: named(&self.0.outcomes),
             refusals: named(&self.0.refusals),
             missing_calls: self.0.missing_calls.clone(),
-            latency_nanos: stages()
-                .map(|(name, stage)| ((*name).to_owned(), Latency::of(&stage.histogram)))
-                .collect(),
-            latency_buckets: Buckets {
-                bounds_nanos: BOUNDS_NANOS.to_vec(),
-                stages: stages()
-                    .map(|(name, stage)| ((*name).to_owned(), stage.counts()))
-                    .collect(),
-            },
+            latency_nanos,
+            latency_buckets: Buckets { bounds_nanos: BOUNDS_NANOS.to_vec(), stages },
         }
     }
 }
@@ -411,12 +414,17 @@ impl Stage {
         self.sum_nanos = self.sum_nanos.saturating_add(other.sum_nanos);
     }
 
-    fn counts(&self) -> Counts {
+    /// Its percentiles, and how many there were up to each bound: in one pass, for a histogram is long
+    /// and a shard has better to do.
+    fn read(&self) -> (Latency, Counts) {
         let mut counts = vec![0; BOUNDS_NANOS.len()];
+        let mut reading = Reading::new(&self.histogram);
         for bucket in self.histogram.iter_recorded() {
-            let bound = BOUNDS_NANOS.partition_point(|bound| *bound < bucket.value_iterated_to());
-            if let Some(count) = counts.get_mut(bound) {
-                *count += bucket.count_since_last_iteration();
+            let (nanos, count) = (bucket.value_iterated_to(), bucket.count_since_last_iteration());
+            reading.pass(nanos, count);
+            let bound = BOUNDS_NANOS.partition_point(|bound| *bound < nanos);
+            if let Some(counted) = counts.get_mut(bound) {
+                *counted += count;
             }
         }
         let mut all = 0;
@@ -424,7 +432,8 @@ impl Stage {
             all += *count;
             *count = all;
         });
-        Counts { counts, count: self.histogram.len(), sum_nanos: self.sum_nanos }
+        let counts = Counts { counts, count: self.histogram.len(), sum_nanos: self.sum_nanos };
+        (reading.latency(), counts)
     }
 }
 
@@ -432,15 +441,50 @@ impl Latency {
     /// What a histogram of nanoseconds says.
     #[must_use]
     pub fn of<T: Counter>(histogram: &Histogram<T>) -> Self {
-        Self {
-            count: histogram.len(),
-            p50: histogram.value_at_quantile(0.5),
-            p90: histogram.value_at_quantile(0.9),
-            p99: histogram.value_at_quantile(0.99),
-            p99_9: histogram.value_at_quantile(0.999),
-            p99_99: histogram.value_at_quantile(0.9999),
-            max: histogram.max(),
+        let mut reading = Reading::new(histogram);
+        for bucket in histogram.iter_recorded() {
+            let count = bucket.count_since_last_iteration();
+            if reading.pass(bucket.value_iterated_to(), count) {
+                break;
+            }
         }
+        reading.latency()
+    }
+}
+
+/// Percentiles on their way from a histogram's first bucket to its last.
+struct Reading {
+    count: u64,
+    max: Nanos,
+    passed: u64,
+    /// Those that are known.
+    percentiles: Vec<Nanos>,
+}
+
+/// In the order of [`Latency`]'s.
+const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 0.9999];
+
+impl Reading {
+    fn new<T: Counter>(histogram: &Histogram<T>) -> Self {
+        let (count, max) = (histogram.len(), histogram.max());
+        Self { count, max, passed: 0, percentiles: Vec::with_capacity(QUANTILES.len()) }
+    }
+
+    /// So many were within this; whether all percentiles are known now.
+    fn pass(&mut self, nanos: Nanos, count: u64) -> bool {
+        self.passed += count;
+        #[expect(clippy::cast_precision_loss, reason = "invokes of one node do not reach 2^52")]
+        let (passed, all) = (self.passed as f64, self.count as f64);
+        let next = &QUANTILES[self.percentiles.len()..];
+        let reached = next.iter().take_while(|quantile| passed >= **quantile * all);
+        self.percentiles.extend(reached.map(|_| nanos));
+        self.percentiles.len() == QUANTILES.len()
+    }
+
+    fn latency(self) -> Latency {
+        let at = |place: usize| self.percentiles.get(place).copied().unwrap_or(0);
+        let [p50, p90, p99, p99_9, p99_99] = [0, 1, 2, 3, 4].map(at);
+        Latency { count: self.count, p50, p90, p99, p99_9, p99_99, max: self.max }
     }
 }
 

@@ -35,7 +35,8 @@ struct Counts {
 
 /// What has to come about, or the simulation shows nothing of it.
 #[cfg(not(feature = "planted-bugs"))]
-const SIGHTS: [&str; 11] = [
+const SIGHTS: [&str; 13] = [
+    "hastened",
     "held back by what the user has at work",
     "assigned with another's function in it that is the same",
     "helped by a guest at rest",
@@ -45,6 +46,7 @@ const SIGHTS: [&str; 11] = [
     "reset",
     "reset timeout",
     "superseded",
+    "started from a function's snapshot for one that waits",
     "still placed",
     "window begun anew",
 ];

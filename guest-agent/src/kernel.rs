@@ -96,7 +96,8 @@ impl Kernel {
     /// When the node left no seed.
     pub fn attach(&mut self) {
         assert!(!machine::selfcheck::is_emulated(), "the host emulates the kernel");
-        if self.region.load_u64(region::IS_RESET) != 0 {
+        let is_reset = self.region.load_u64(region::IS_RESET) != 0;
+        if is_reset {
             machine::paging::forget_former_life();
         }
         self.generation = self.region.load_u64(region::GENERATION);
@@ -110,10 +111,17 @@ impl Kernel {
         self.region.store_u64(region::PREEMPT_ENTRY, machine::user::preempt_entry());
         self.armed_nanos = NEVER;
         self.touch = Touch::new();
-        if self.agent.is_prepared_anew() {
-            // Nobody waits for a VM of one function, only for what it saves its first request.
-            // Free frames last, as its program has left them.
-            while self.agent.make_ready(&mut self.processes) || self.touch.more() {}
+        let is_prepared = self.agent.is_prepared_anew();
+        // Nobody waits for this VM, only for what it saves its first request. Free frames last, as its
+        // program has left them.
+        let mut meets = match is_reset {
+            // What a former life has met, a reset leaves; but not its program.
+            true => is_prepared,
+            false => self.region.load_u64(region::IS_AWAITED) == 0,
+        };
+        while meets {
+            meets = self.agent.make_ready(&mut self.processes) || self.touch.more();
+            meets &= is_reset || self.region.load_u64(region::IS_AWAITED) == 0;
         }
         self.agent.attach();
         self.busy_nanos = monotonic_nanos();

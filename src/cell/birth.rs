@@ -6,6 +6,9 @@
 use std::cell::Cell as Flag;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use abi::layout::region::IS_AWAITED;
+use abi::ring::Memory;
+
 use super::reply::{OwnReply, await_reply};
 use super::{Cell, Generations, Infant, SharedParts};
 
@@ -37,6 +40,12 @@ impl Birth {
     /// Readable once the VMM has answered or is gone.
     pub(crate) fn control(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
+    }
+
+    /// An invoke waits for it.
+    pub(crate) fn hasten(&self) {
+        self.shared.region.store_u64(IS_AWAITED, 1);
+        self.infant.set_quiet(false);
     }
 
     /// Ends the process, whatever it does.

@@ -24,6 +24,13 @@ impl Infant {
         self.pidfd.as_fd()
     }
 
+    /// Whether it only gets what other VMs leave of their core.
+    pub(crate) fn set_quiet(&self, is_quiet: bool) {
+        if let Some(group) = &self.group {
+            group.set_quiet(is_quiet);
+        }
+    }
+
     /// Ends the process, whatever it does.
     pub(crate) fn kill(&self) {
         // It may be over already.

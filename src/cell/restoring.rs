@@ -84,7 +84,7 @@ impl Nursery {
         let bell = Doorbell::new().map_err(|error| format!("no eventfd: {error}"))?;
         let mut start = self.start(true, self.generations.next(), u32::MAX);
         start.restoring = way;
-        let (cell, mut infant) = self.launch(start, 0, &bell, None)?.finish()?;
+        let (cell, mut infant) = self.launch(start, (0, true), &bell, None)?.finish()?;
         let running = monotonic_nanos();
         let outcome = Consumer::new(cell.region.clone(), layout::OUTCOME);
         while outcome.is_empty() && monotonic_nanos() < running + PATIENCE_NANOS {

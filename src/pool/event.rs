@@ -315,6 +315,14 @@ pub enum Effect {
         vm: VmId,
         /// From this snapshot of a function; `None`: from the base.
         snapshot: Option<SnapshotRef>,
+        /// Whether an invoke waits for it.
+        is_awaited: bool,
+    },
+    /// An invoke waits for this VM, which started for nobody, or it is warm: it gets its share of the
+    /// processor from now on. Until then it only had what others left.
+    Hasten {
+        /// Which VM.
+        vm: VmId,
     },
     /// Give a warm VM to the user of this invoke, with its logging service and credential.
     Assign {

@@ -14,7 +14,7 @@ use crate::invoke::{BusyReason, InvokeId, Nanos, User};
 
 use super::Hashing;
 use super::alarm::Alarm;
-use super::event::Arrival;
+use super::event::{Arrival, SnapshotRef};
 use super::kinds::Kinds;
 use super::pace::Pace;
 
@@ -99,6 +99,13 @@ impl Queue {
     /// Those that a warm VM would help.
     pub(super) fn wanting_vms(&self) -> u32 {
         self.for_vms.waiting
+    }
+
+    /// What the function is of that the invoke wants which is at this place of those that a warm VM
+    /// would help. Looks through the queue: for when a VM starts.
+    pub(super) fn wants_snapshot(&self, place: usize) -> Option<SnapshotRef> {
+        let mut wanting = self.waiting.iter().filter(|waiting| waiting.wants_vm);
+        wanting.nth(place).map(|waiting| waiting.arrival.facts.snapshot)
     }
 
     pub(super) fn next_wake(&self) -> Option<Nanos> {

@@ -2,11 +2,11 @@
 
 use crate::invoke::{BusyReason, Nanos, VmId};
 
-use super::event::{Answer, Blame, Effect, FunctionFacts, Pressure, RetireReason, SnapshotRef};
+use super::event::{Answer, Blame, Effect, Pressure, RetireReason, SnapshotRef};
 use super::inflight::Running;
 use super::interior::LivesOn;
 use super::lodger::Lodger;
-use super::vm::Vm;
+use super::vm::{Start, Vm};
 use super::warming::Demand;
 use super::{Pool, Serve};
 
@@ -22,9 +22,12 @@ impl Pool {
             }
             return;
         }
-        let Ok(notice) = self.warming.ready(vm) else {
+        let Ok((is_awaited, notice)) = self.warming.ready(vm) else {
             return;
         };
+        if !is_awaited {
+            effects.push(Effect::Hasten { vm });
+        }
         effects.extend(notice.map(Effect::Report));
         self.serve = Serve::Everybody;
     }
@@ -201,12 +204,15 @@ impl Pool {
         if self.warming.is_held(waiting, now) {
             return;
         }
-        while let Some(snapshot) = self.next_start(waiting, now) {
+        while let Some(vm) = self.warming.hasten(waiting) {
+            effects.push(Effect::Hasten { vm });
+        }
+        while let Some(start) = self.next_start(waiting, now) {
             let vm = VmId(self.next_vm);
             self.next_vm += self.vm_stride;
-            self.warming.add(Vm::start_from(vm, snapshot, &self.limits, now));
-            let snapshot = snapshot.map(|facts| facts.snapshot);
-            effects.push(Effect::Spawn { vm, snapshot });
+            self.warming.add(Vm::start_as(vm, start, &self.limits, now));
+            let snapshot = start.function.map(|facts| facts.snapshot);
+            effects.push(Effect::Spawn { vm, snapshot, is_awaited: start.is_awaited });
         }
         if let Some(surplus) = self.warming.surplus().filter(|_| waiting == 0) {
             self.expel(surplus, RetireReason::Surplus, Blame::Nobody, now, effects);
@@ -214,9 +220,11 @@ impl Pool {
         self.free_slot(waiting, now, effects);
     }
 
-    fn next_start(&mut self, waiting: u32, now: Nanos) -> Option<Option<FunctionFacts>> {
+    fn next_start(&mut self, waiting: u32, now: Nanos) -> Option<Start> {
         let free_slots = self.limits.vms_max.saturating_sub(self.occupied());
-        self.warming.next_start(&self.limits, Demand { waiting, free_slots }, now)
+        let demand = Demand { waiting, free_slots };
+        let queue = &self.inflight.queue;
+        self.warming.next_start(&self.limits, demand, |place| queue.wants_snapshot(place), now)
     }
 
     /// Makes room for VMs of the base: those of functions go for its target, those of users only
@@ -233,7 +241,7 @@ impl Pool {
             .limits
             .warm_max
             .saturating_sub(self.warming.warm_count() + self.warming.starting_count());
-        let coming = self.warming.base_coming();
+        let coming = self.warming.coming();
         let is_short = |of: u32, room: u32| coming + self.leaving.count() + room < of;
         let least_wanted = self.warming.least_wanted();
         let goes = match least_wanted.filter(|_| is_short(wanted, free_slots.min(free_warm))) {

@@ -98,10 +98,20 @@ pub struct Vm<S> {
     state: S,
 }
 
+/// What a VM starts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// From the snapshot of this function; `None`: from the base.
+    pub function: Option<FunctionFacts>,
+    /// Whether an invoke waits for it.
+    pub is_awaited: bool,
+}
+
 /// Its process starts and restores.
 #[derive(Debug)]
 pub struct Starting {
     give_up_nanos: Nanos,
+    is_awaited: bool,
 }
 
 /// Restored and waiting, nobody's.
@@ -201,20 +211,27 @@ impl Vm<Starting> {
     /// A VM whose process is about to start; all memory the pools need for it is allocated here.
     #[must_use]
     pub fn start(id: VmId, limits: &PoolLimits, now: Nanos) -> Self {
-        Self::start_from(id, None, limits, now)
+        Self::start_as(id, Start { function: None, is_awaited: false }, limits, now)
     }
 
-    /// The same, from the snapshot of a function.
+    /// The same, as the pools want it.
     #[must_use]
-    pub fn start_from(
-        id: VmId,
-        function: Option<FunctionFacts>,
-        limits: &PoolLimits,
-        now: Nanos,
-    ) -> Self {
-        let state = Starting { give_up_nanos: now.saturating_add(limits.spawn_timeout_nanos) };
-        let interior = Box::new(Interior::new(limits, function));
+    pub fn start_as(id: VmId, start: Start, limits: &PoolLimits, now: Nanos) -> Self {
+        let give_up_nanos = now.saturating_add(limits.spawn_timeout_nanos);
+        let state = Starting { give_up_nanos, is_awaited: start.is_awaited };
+        let interior = Box::new(Interior::new(limits, start.function));
         Self { id, interior, reset: ResetId(0), state }
+    }
+
+    /// Whether an invoke waited for it when it started.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.state.is_awaited
+    }
+
+    /// An invoke waits for it.
+    pub fn await_it(&mut self) {
+        self.state.is_awaited = true;
     }
 
     /// When it should have been ready.

@@ -4,8 +4,9 @@
 //! function's snapshot: only invokes of that function, and of any other's of the same code and
 //! settings, take them, and find it loaded. How many of each follows what was taken lately
 //! ([`super::demand`]): the base has its target and functions have none, and they share the room
-//! beyond. While memory is short all shrink to the least. Invokes that wait add to the base; starts
-//! that failed in a row make the next one come later.
+//! beyond. While memory is short all shrink to the least. Each invoke that waits adds a VM, restored
+//! from its function's snapshot where there is one. Starts that failed in a row make the next one come
+//! later.
 
 use crate::config::PoolLimits;
 use crate::invoke::{Nanos, VmId};
@@ -13,7 +14,7 @@ use crate::invoke::{Nanos, VmId};
 use super::alarm::Alarm;
 use super::demand::Takes;
 use super::event::{FunctionFacts, Notice, Pressure, SnapshotRef};
-use super::vm::{Starting, Vm, Warm};
+use super::vm::{Start, Starting, Vm, Warm};
 
 /// VMs that start and VMs that wait.
 #[derive(Debug)]
@@ -88,17 +89,15 @@ impl Warming {
         self.warm_of(None)
     }
 
-    /// Base VMs that are warm or start.
-    pub(super) fn base_coming(&self) -> u32 {
-        self.base_count() + self.starting_of(None)
+    /// VMs that are warm for anybody, or start for that or for an invoke that waits.
+    pub(super) fn coming(&self) -> u32 {
+        let starting = self.starting.iter();
+        let coming = starting.filter(|vm| vm.snapshot().is_none() || vm.is_awaited());
+        self.base_count() + count(coming.count())
     }
 
     fn warm_of(&self, snapshot: Option<SnapshotRef>) -> u32 {
         count(self.warm.iter().filter(|vm| vm.snapshot() == snapshot).count())
-    }
-
-    fn starting_of(&self, snapshot: Option<SnapshotRef>) -> u32 {
-        count(self.starting.iter().filter(|vm| vm.snapshot() == snapshot).count())
     }
 
     /// How many VMs of the base there are to be while nobody waits.
@@ -193,20 +192,23 @@ impl Warming {
         self.base.target = limits.warm_target + growth.min(rest - of_functions);
     }
 
-    /// The next VM to start, if any: from the base, or from the snapshot of a function.
+    /// The next VM to start, if any. `wanted_by` says of which snapshot the function of the invoke is
+    /// that waits at this place.
     pub(super) fn next_start(
         &mut self,
         limits: &PoolLimits,
         demand: Demand,
+        wanted_by: impl FnOnce(usize) -> Option<SnapshotRef>,
         now: Nanos,
-    ) -> Option<Option<FunctionFacts>> {
+    ) -> Option<Start> {
         let starting = self.starting_count();
         let room = limits.warm_max.saturating_sub(self.warm_count() + starting);
         if room == 0 || demand.free_slots == 0 {
             return None;
         }
         let wanted = self.base.target.saturating_add(demand.waiting).min(limits.warm_max);
-        if self.base_coming() < wanted {
+        let coming = self.coming();
+        if coming < wanted {
             if now < self.base.retry_nanos {
                 self.alarm.at_latest(self.base.retry_nanos);
                 return None;
@@ -219,12 +221,27 @@ impl Warming {
                 (0, false) => limits.spawns_at_once_max.div_ceil(4),
                 (_, _) => 1,
             };
-            return (starting < at_once).then_some(None);
+            if starting >= at_once {
+                return None;
+            }
+            // Those that come are for the first that wait.
+            let is_awaited = coming < demand.waiting;
+            let place = usize::try_from(coming).ok().filter(|_| is_awaited);
+            let function = place.and_then(wanted_by).and_then(|it| self.startable(it));
+            return Some(Start { function, is_awaited });
         }
         if starting > 0 || self.functions.first().is_none_or(|(_, kind)| kind.target == 0) {
             return None;
         }
-        self.next_function(now).map(Some)
+        let function = Some(self.next_function(now)?);
+        Some(Start { function, is_awaited: false })
+    }
+
+    /// The function whose snapshot this is, if VMs start from it.
+    fn startable(&self, snapshot: SnapshotRef) -> Option<FunctionFacts> {
+        let mut functions = self.functions.iter();
+        let (facts, kind) = functions.find(|(known, _)| known.snapshot == snapshot)?;
+        (kind.failures == 0).then_some(*facts)
     }
 
     /// A function that lacks a VM.
@@ -273,15 +290,27 @@ impl Warming {
         self.starting.push(vm);
     }
 
-    /// A starting VM is ready. Gives what the operator should know; `Err`: no such VM starts.
-    pub(super) fn ready(&mut self, vm: VmId) -> Result<Option<Notice>, ()> {
+    /// A VM that started for nobody and suits anybody, if not all of those that wait have one that
+    /// comes for them: it is one of these from now on.
+    pub(super) fn hasten(&mut self, waiting: u32) -> Option<VmId> {
+        let awaited = count(self.starting.iter().filter(|vm| vm.is_awaited()).count());
+        let is_anybodys = |vm: &&mut Vm<Starting>| !vm.is_awaited() && vm.snapshot().is_none();
+        let vm = self.starting.iter_mut().find(is_anybodys).filter(|_| awaited < waiting)?;
+        vm.await_it();
+        Some(vm.id())
+    }
+
+    /// A starting VM is ready. Gives whether it was awaited, and what the operator should know; `Err`:
+    /// no such VM starts.
+    pub(super) fn ready(&mut self, vm: VmId) -> Result<(bool, Option<Notice>), ()> {
         let starting = self.take_starting(vm).ok_or(())?;
-        let snapshot = starting.snapshot();
+        let (snapshot, is_awaited) = (starting.snapshot(), starting.is_awaited());
         self.warm.push(starting.ready());
-        let Some(kind) = self.kind_mut(snapshot) else { return Ok(None) };
+        let Some(kind) = self.kind_mut(snapshot) else { return Ok((is_awaited, None)) };
         let was_failing = std::mem::take(&mut kind.failures) > 0;
         kind.retry_nanos = 0;
-        Ok((was_failing && snapshot.is_none()).then_some(Notice::SpawnRecovered))
+        let notice = (was_failing && snapshot.is_none()).then_some(Notice::SpawnRecovered);
+        Ok((is_awaited, notice))
     }
 
     fn kind_mut(&mut self, snapshot: Option<SnapshotRef>) -> Option<&mut Kind> {

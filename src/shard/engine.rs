@@ -266,7 +266,15 @@ impl Engine {
     /// Does one thing; returns the event it is, if it is one.
     fn perform(&mut self, effect: Effect, hand: Option<Hand<'_>>) -> Option<Event> {
         match effect {
-            Effect::Spawn { vm, snapshot } => return self.spawn(vm, snapshot),
+            Effect::Spawn { vm, snapshot, is_awaited } => {
+                return self.spawn(vm, snapshot, is_awaited);
+            }
+            Effect::Hasten { vm } => {
+                if let Some(entry) = self.vms.find(vm) {
+                    entry.side.cell.hasten();
+                }
+                self.keeper.wish(Wish::Hasten { vm: vm.0 });
+            }
             Effect::Retire { vm, reason } => {
                 trace::retired(vm, reason);
                 self.keeper.wish(Wish::Kill { vm: vm.0 });
@@ -316,13 +324,18 @@ impl Engine {
         None
     }
 
-    fn spawn(&mut self, vm: VmId, snapshot: Option<SnapshotRef>) -> Option<Event> {
+    fn spawn(
+        &mut self,
+        vm: VmId,
+        snapshot: Option<SnapshotRef>,
+        is_awaited: bool,
+    ) -> Option<Event> {
         let snapshot = match snapshot.map(|snapshot| self.snapshot(snapshot)) {
             None => None,
             Some(Some(snapshot)) => Some(snapshot),
             Some(None) => return Some(Event::SpawnFailed { vm }),
         };
-        self.keeper.wish(Wish::Restore { vm: vm.0, snapshot });
+        self.keeper.wish(Wish::Restore { vm: vm.0, snapshot, is_awaited });
         None
     }
 
@@ -462,7 +475,8 @@ impl Engine {
                 let bytes = package.contents.len() as u64;
                 match entry.place(load, package, Window { digest, offset, bytes }) {
                     Ok(()) => None,
-                    Err(_) => Some(Event::LoadFailed { vm, load }),
+                    // There is nothing wrong with the package: its VMM is gone, or does not listen.
+                    Err(_) => Some(Event::VmFault { vm, blame: Blame::Host }),
                 }
             }
         }

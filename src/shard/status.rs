@@ -153,16 +153,18 @@ impl Engine {
     }
 
     fn part(&mut self) -> Part {
-        let mut metrics = self.metrics.clone();
-        // The node booted for all of its shards.
-        metrics.boots = if self.shard == 0 { self.facts.boots } else { 0 };
-        metrics.vm_exits += self.vms.iter_mut().map(|vm| vm.side.cell.exits()).sum::<u64>();
-        metrics.doorbells += self.vms.iter_mut().map(|vm| vm.link.rings()).sum::<u64>();
-        metrics.log_dropped = self.relay.dropped();
+        let mut metrics = self.metrics.snapshot();
+        metrics.complete(|metrics| {
+            // The node booted for all of its shards.
+            metrics.boots = if self.shard == 0 { self.facts.boots } else { 0 };
+            metrics.vm_exits += self.vms.iter_mut().map(|vm| vm.side.cell.exits()).sum::<u64>();
+            metrics.doorbells += self.vms.iter_mut().map(|vm| vm.link.rings()).sum::<u64>();
+            metrics.log_dropped = self.relay.dropped();
+        });
         let (census, vms) = (self.pool.census(), self.describe_vms());
         let polling = vec![(self.shard, self.polls.describe())];
         let functions = self.functions.latest(|number| self.catalog.has(FunctionRef(number)));
-        Part { census, metrics: metrics.snapshot(), vms, polling, functions }
+        Part { census, metrics, vms, polling, functions }
     }
 
     /// The status as JSON; `docs/status.md` lists its keys. Of users' functions it has those of users

@@ -27,6 +27,8 @@ pub(super) struct Vm {
     pub(super) is_spent: bool,
     /// What the snapshot it was restored from has in it.
     pub(super) prepared: Option<FunctionFacts>,
+    /// An invoke waited for it when it started.
+    pub(super) is_awaited: bool,
 }
 
 impl Vm {

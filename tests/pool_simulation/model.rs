@@ -7,6 +7,8 @@
 mod checks;
 #[path = "machine.rs"]
 mod machine;
+#[path = "starts.rs"]
+mod starts;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -249,7 +251,10 @@ impl Model {
     /// Takes note of an effect and checks that it may be.
     fn follow(&mut self, effect: &Effect, event: &Event, now: Nanos) {
         match *effect {
-            Effect::Spawn { vm, snapshot } => self.follow_spawn(vm, snapshot, now),
+            Effect::Spawn { vm, snapshot, is_awaited } => {
+                self.follow_spawn(vm, snapshot, is_awaited, now);
+            }
+            Effect::Hasten { vm } => self.follow_hasten(vm, event),
             Effect::Assign { vm, invoke, key } => self.follow_assign(vm, invoke, key),
             Effect::Reassign { vm, invoke, key } => {
                 assert_eq!(self.invokes[&invoke].arrival.key, key, "for another key");
@@ -379,48 +384,6 @@ impl Model {
         let has_others = others.any(|container| container.facts.function != function);
         assert!(!is_alone || !has_others, "freshness vm beside another's container");
         vm.is_spent = is_alone;
-    }
-
-    fn follow_spawn(&mut self, vm: VmId, snapshot: Option<SnapshotRef>, now: Nanos) {
-        assert!(!self.is_stopping, "starts although stopping");
-        assert!(vm.0 > self.last_vm, "a VM's number is used once");
-        self.last_vm = vm.0;
-        let prepared = snapshot.map(|snapshot| {
-            self.sight("started from a function's snapshot");
-            assert_eq!(self.pressure, Pressure::Calm, "a luxury while memory is short");
-            *self.snapshots.get(&snapshot).expect("from a snapshot that is there")
-        });
-        let window_start = self.limits.window_start;
-        let mut new = Vm {
-            state: State::Starting,
-            since: now,
-            containers: BTreeMap::new(),
-            loads: BTreeMap::new(),
-            load_last: 1,
-            window: Vec::new(),
-            window_end: window_start,
-            seen: Vec::new(),
-            reset: ResetId(0),
-            is_told: false,
-            entered: BTreeSet::new(),
-            is_spent: false,
-            prepared,
-        };
-        new.begin(window_start);
-        self.vms.insert(vm, new);
-        let of_it = |vm: &&Vm| {
-            let is_coming = matches!(vm.state, State::Starting | State::Warm);
-            let is_same = |facts: FunctionFacts| Some(facts.snapshot) == snapshot;
-            is_coming && vm.prepared.is_some_and(is_same)
-        };
-        let of_it = u32::try_from(self.vms.values().filter(of_it).count()).unwrap();
-        assert!(of_it <= self.limits.warm_per_function_max, "too many of one function");
-        assert!(self.vms.len() <= usize::try_from(self.limits.vms_max).unwrap(), "no slot");
-        let count = |state| self.vms.values().filter(|vm| vm.state == state).count();
-        let starting = u32::try_from(count(State::Starting)).unwrap();
-        assert!(starting <= self.limits.spawns_at_once_max, "too many starts at once");
-        let warm = u32::try_from(count(State::Warm)).unwrap();
-        assert!(starting + warm <= self.limits.warm_max, "more than warm_max");
     }
 
     fn follow_assign(&mut self, vm: VmId, invoke: InvokeId, key: ActiveKey) {

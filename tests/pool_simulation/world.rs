@@ -215,6 +215,7 @@ impl World {
             | Effect::Answer { .. }
             | Effect::PublishKey { .. }
             | Effect::PublishWarm { .. }
+            | Effect::Hasten { .. }
             | Effect::Report(_) => {}
         }
     }

@@ -51,11 +51,25 @@ fn digest(sources: &Path, name: &str) -> u64 {
     files.extend(["c", "cc", "rs"].map(|kind| sources.join(format!("{stem}.{kind}"))));
     let package = sources.join(stem);
     files.extend(["Cargo.toml", "Cargo.lock"].map(|file| package.join(file)));
-    for entry in fs::read_dir(package.join("src")).into_iter().flatten() {
-        files.push(entry.expect("a readable folder").path());
+    files_below(&package.join("src"), &mut files);
+    if name == "hostile-guest" {
+        // Made of the real one.
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let parts = ["vmm/abi", "guest-agent", "Cargo.lock"];
+        parts.iter().for_each(|part| files_below(&root.join(part), &mut files));
     }
     files.sort();
     let mut hasher = DefaultHasher::new();
     files.iter().for_each(|file| fs::read(file).ok().hash(&mut hasher));
     hasher.finish()
+}
+
+/// A file, or all files in a folder and in its folders.
+fn files_below(path: &Path, files: &mut Vec<PathBuf>) {
+    if path.is_file() {
+        files.push(path.to_owned());
+    }
+    for entry in fs::read_dir(path).into_iter().flatten() {
+        files_below(&entry.expect("a readable folder").path(), files);
+    }
 }

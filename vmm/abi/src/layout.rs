@@ -182,6 +182,9 @@ pub mod region {
     /// Written by the VMM: 1 when it has put this VM back in place. The CPU and a page-table hypervisor
     /// then still remember page tables as they were in its former life.
     pub const IS_RESET: u32 = 0x1038;
+    /// Written by the node: 1 when an invoke waits for this VM, so that its guest says at once that it
+    /// is ready, and meets its pages later. Means nothing once the VM was reset.
+    pub const IS_AWAITED: u32 = 0x1040;
 
     /// Node to guest: requests ([`crate::frame::invoke`]).
     pub const INVOKE: QueueLayout = QueueLayout::first(0x2000, 64, 4096);

@@ -12,6 +12,7 @@ use super::super::lab::{Lab, ask};
 use super::super::measured::{Measured, checked};
 use super::super::program::Program;
 use super::super::subject::Subject;
+use super::super::vms::Vms;
 
 /// A VM that has just become warm still meets its pages; one that has waited for its user is idle.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -23,18 +24,22 @@ const UNKNOWN_EVERY: u64 = 5;
 pub(super) enum Pool {
     /// A VM, restored from the program's snapshot where the pool has room for such.
     Warm,
-    /// None, and none on its way: a VMM is spawned and a snapshot restored for this invoke.
+    /// None, and none on its way: a VMM is spawned for this invoke, and the program's snapshot restored.
     Empty,
 }
 
-/// Invokes of users never seen before, one after the other. Where VMs are warm, somebody else has
-/// deployed the same program a while ago, so the node has a snapshot of it, as of any that is in
-/// use.
+/// Invokes of users never seen before, one after the other. Somebody else has deployed the same program
+/// a while ago, so the node has a snapshot of it, as of any that is in use.
 pub(super) fn measure(lab: &mut Lab<'_>, program: &Program, pool: Pool) -> Result<Measured, Fault> {
     let other = lab.subject.new_user();
-    if pool == Pool::Warm {
-        lab.subject.deploy(&other, program)?;
-        lab.subject.settle()?;
+    lab.subject.deploy(&other, program)?;
+    match pool {
+        Pool::Warm => lab.subject.settle()?,
+        Pool::Empty => {
+            drop(lab.subject.await_vms("no snapshot of the program was made", |vms| {
+                is_empty(vms) && vms.snapshots_pending() == 0
+            })?)
+        }
     }
     let mut measured = lab.measured();
     let mut unknown = Latencies::new();
@@ -43,8 +48,8 @@ pub(super) fn measure(lab: &mut Lab<'_>, program: &Program, pool: Pool) -> Resul
         for _ in 0..count {
             once(subject, program, pool, measured)?;
             users += 1;
-            if pool == Pool::Warm && users % UNKNOWN_EVERY == 0 {
-                unknown.record(once_unknown(subject, program)?);
+            if users % UNKNOWN_EVERY == 0 {
+                unknown.record(once_unknown(subject, program, pool)?);
             }
         }
         Ok(())
@@ -52,9 +57,7 @@ pub(super) fn measure(lab: &mut Lab<'_>, program: &Program, pool: Pool) -> Resul
     if unknown.count() > 0 {
         measured.extra.insert("unknown_program_nanos".to_owned(), json!(unknown.summary()));
     }
-    if pool == Pool::Warm {
-        lab.subject.forget(&other, program);
-    }
+    lab.subject.forget(&other, program);
     Ok(measured)
 }
 
@@ -67,11 +70,9 @@ fn once(
     let user = subject.new_user();
     subject.deploy(&user, program)?;
     match pool {
-        Pool::Warm => subject.await_prepared()?,
-        Pool::Empty => subject.await_vms("VMs are warm that should not be", |vms| {
-            vms.warm() == 0 && vms.unsettled() == 0
-        })?,
-    };
+        Pool::Warm => drop(subject.await_prepared()?),
+        Pool::Empty => await_empty(subject)?,
+    }
     let invoke = Invoke { user: &user, ..Invoke::new(program.name, b"") };
     let answered = ask(subject, Some(PAUSE), &invoke, measured)?;
     if let Some((done, _)) = answered
@@ -82,13 +83,24 @@ fn once(
     Ok(subject.client.remove(&user, program.name)?)
 }
 
-/// The same with settings that no function ever had: the VM that is taken knows nothing of it.
-fn once_unknown(subject: &mut Subject, program: &Program) -> Result<Duration, Fault> {
+fn await_empty(subject: &mut Subject) -> Result<(), Fault> {
+    subject.await_vms("VMs are warm that should not be", is_empty).map(drop)
+}
+
+fn is_empty(vms: &Vms) -> bool {
+    vms.warm() == 0 && vms.unsettled() == 0
+}
+
+/// The same with settings that no function ever had: the VM knows nothing of it.
+fn once_unknown(subject: &mut Subject, program: &Program, pool: Pool) -> Result<Duration, Fault> {
     let user = subject.new_user();
     let mut package = program.package();
     package.settings.environment.push(("BENCH_USER".to_owned(), user.clone()));
     subject.client.deploy((&user, program.name), &package)?;
-    subject.await_warm()?;
+    match pool {
+        Pool::Warm => drop(subject.await_warm()?),
+        Pool::Empty => await_empty(subject)?,
+    }
     let invoke = Invoke { user: &user, ..Invoke::new(program.name, b"") };
     std::thread::sleep(PAUSE);
     let (answer, took) = timed(|| Ok::<_, Fault>(subject.client.invoke(&invoke)))?;
