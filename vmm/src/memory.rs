@@ -115,6 +115,33 @@ impl Ram {
         self.advise(u64::from(run.first) * PAGE_BYTES, run.bytes(), Advice::LinuxDontNeed)
     }
 
+    /// The first of these pages that the host says is in memory, when it is asked by another way than
+    /// the page map (`mincore`). No page exists afterwards that did not before.
+    pub(crate) fn first_resident(&self, run: Run) -> io::Result<Option<u32>> {
+        let start = self.pointer(u64::from(run.first) * PAGE_BYTES, run.bytes())?;
+        let mut residents = [0; (LARGE_PAGE_BYTES / PAGE_BYTES) as usize];
+        let asked = residents.get_mut(..run.pages as usize).ok_or(ErrorKind::InvalidInput)?;
+        // SAFETY: `pointer` checked that the pages are this mapping's; the array has a byte for each of
+        // them, which is what the kernel writes.
+        let result =
+            unsafe { libc::mincore(start.cast(), length(run.bytes())?, asked.as_mut_ptr()) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut numbers = (run.first..).zip(asked.iter());
+        Ok(numbers.find(|(_, resident)| **resident & 1 != 0).map(|(number, _)| number))
+    }
+
+    /// The pages that share a page table of the host's with this one.
+    pub(crate) fn neighbours(&self, number: u32) -> Run {
+        let (first, pages) = (self.address() / PAGE_BYTES, self.bytes() / PAGE_BYTES);
+        let table = LARGE_PAGE_BYTES / PAGE_BYTES;
+        let start = (first + u64::from(number)) / table * table;
+        let (from, to) = (start.max(first) - first, (start + table - first).min(pages));
+        let number = |page: u64| u32::try_from(page).unwrap_or(u32::MAX);
+        Run { first: number(from), pages: number(to - from) }
+    }
+
     /// Address of guest-physical 0 in this process.
     pub(crate) fn address(&self) -> u64 {
         self.mapping.as_ptr().addr() as u64
@@ -285,6 +312,25 @@ mod tests {
         }
         assert!(ram.holds(8191, &ZEROS).unwrap());
         assert!(ram.holds(8192, &ZEROS).is_err());
+    }
+
+    #[test]
+    fn neighbours_are_those_of_one_page_table_and_no_more_than_there_are() {
+        let ram = Ram::reserved(3 * LARGE_PAGE_BYTES).unwrap();
+        let table = u32::try_from(LARGE_PAGE_BYTES / PAGE_BYTES).unwrap();
+        let mut next = 0;
+        while u64::from(next) < ram.bytes() / PAGE_BYTES {
+            let run = ram.neighbours(next);
+            assert_eq!(run.first, next);
+            assert_eq!(ram.neighbours(next + run.pages - 1), run);
+            let end = ram.address() + run.end() * PAGE_BYTES;
+            let is_last = run.end() == ram.bytes() / PAGE_BYTES;
+            assert!(
+                run.pages <= table && (is_last || end.is_multiple_of(LARGE_PAGE_BYTES)),
+                "{run:?}"
+            );
+            next += run.pages;
+        }
     }
 
     #[test]

@@ -110,15 +110,29 @@ impl<'a> Existing<'a> {
         let scattered = generation.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let first = u32::try_from(scattered % u64::from(distance)).unwrap_or(0);
         for number in (first..pages).step_by(distance as usize) {
-            let after = self.runs.partition_point(|run| run.end() <= u64::from(number));
-            if self.runs.get(after).is_some_and(|run| run.first <= number) {
+            let page = Run { first: number, pages: 1 };
+            if !self.is_absent(page) {
                 continue;
             }
+            // Reading it has the host map its page of zeros there, which later searches would meet. They
+            // would also walk the page table that is made for it. A host that is told to forget all of a
+            // table's pages takes that away too (Linux 6.14); none of them may have been something.
+            let neighbours = self.ram.neighbours(number);
+            let left = if self.is_absent(neighbours) { neighbours } else { page };
+            let resident = self.ram.first_resident(left).doing("ask for the guest's memory")?;
+            if let Some(unknown) = resident {
+                return Err(Gone::Different(Difference::Page(unknown)));
+            }
             self.compare_page(number)?;
-            // The host has mapped its page of zeros there, which later searches would meet.
-            self.ram.forget(Run { first: number, pages: 1 }).doing("give memory back")?;
+            self.ram.forget(left).doing("give memory back")?;
         }
         Ok(())
+    }
+
+    /// Whether none of these pages existed, and the snapshot has none of them.
+    fn is_absent(&self, pages: Run) -> bool {
+        let after = self.runs.partition_point(|run| run.end() <= u64::from(pages.first));
+        self.runs.get(after).is_none_or(|run| u64::from(run.first) >= pages.end())
     }
 
     fn compare_page(&self, number: u32) -> Result<(), Gone> {

@@ -18,7 +18,7 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type Outcome<T> = Result<T, seccompiler::Error>;
 
 /// Any arguments: they name no file and reach nothing but this process and its descriptors.
-const PLAIN: [i64; 25] = [
+const PLAIN: [i64; 26] = [
     libc::SYS_brk,
     libc::SYS_clock_gettime,
     libc::SYS_close,
@@ -29,6 +29,7 @@ const PLAIN: [i64; 25] = [
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_madvise,
+    libc::SYS_mincore,
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_poll,
