@@ -7,11 +7,9 @@
 
 mod support;
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -23,6 +21,7 @@ use pilotlight::socket::request::{Invoke, OPTION_SETTLE_LOGS};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use self::support::held::Held;
 use self::support::node::{
     assert_success, invoke, package, refusal, run, stream_package, text, wait_for_status,
     wait_until,
@@ -35,11 +34,6 @@ use self::support::service::Service;
 /// VMs that are idle go soon, so that what is left can be counted.
 const CONFIG: &str = "[pools]\nidle_expiry_seconds = 1\nwarm_target = 2\nwarm_min = 2\n\
     [snapshots]\ncount_max = 0\n";
-/// Bytes the node may have grown by: an allocator keeps some of what it was asked for.
-const GROWTH_BYTES_MAX: u64 = 24 << 20;
-/// Descriptors more than before that say nothing: the runtime opens some for a while. What every attack
-/// left behind would be more.
-const GROWTH_DESCRIPTORS_MAX: usize = 4;
 
 fn number(name: &str, default: u32) -> u32 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
@@ -85,58 +79,6 @@ impl Bystander {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
         self.served()
-    }
-}
-
-/// What a node holds.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    descriptors: usize,
-    memfds: usize,
-    processes: usize,
-    bytes: u64,
-}
-
-impl Held {
-    /// Once no VM but the bystander's is anybody's, and the warming pool is as it is to be.
-    fn at_rest(node: &Served) -> Self {
-        wait_for_status(&mut node.client(), "the pools to be as at the start", |status| {
-            let pools = &status["pools"];
-            let count = |key: &str| pools[key].as_u64().unwrap();
-            let moving = ["starting", "waiting", "leaving", "resetting"];
-            count("warm") == 2
-                && count("assigned") + count("invoking") == 1
-                && moving.iter().all(|key| count(key) == 0)
-        });
-        let process = PathBuf::from(format!("/proc/{}", node.child.id()));
-        let links = fs::read_dir(process.join("fd")).unwrap();
-        let links: Vec<_> =
-            links.filter_map(|link| fs::read_link(link.unwrap().path()).ok()).collect();
-        let is_memfd = |link: &&PathBuf| link.to_string_lossy().starts_with("/memfd:");
-        let tasks = fs::read_dir(process.join("task")).unwrap();
-        let children =
-            |task: PathBuf| fs::read_to_string(task.join("children")).unwrap_or_default();
-        let processes = tasks.map(|task| children(task.unwrap().path()).split_whitespace().count());
-        let status = fs::read_to_string(process.join("status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-        Self {
-            descriptors: links.len(),
-            memfds: links.iter().filter(is_memfd).count(),
-            processes: processes.sum(),
-            bytes: kib << 10,
-        }
-    }
-}
-
-impl Held {
-    fn is_no_more_than(self, before: Self) {
-        eprintln!("before {before:?}, after {self:?}");
-        assert_eq!(self.memfds, before.memfds);
-        assert_eq!(self.processes, before.processes);
-        let descriptors_max = before.descriptors + GROWTH_DESCRIPTORS_MAX;
-        assert!(self.descriptors <= descriptors_max, "{before:?} {self:?}");
-        assert!(self.bytes <= before.bytes + GROWTH_BYTES_MAX, "{before:?} {self:?}");
     }
 }
 
@@ -291,10 +233,10 @@ fn whatever_they_do_others_are_served_and_nothing_is_left_behind() {
         assert!(outside.accept().is_err(), "nobody came out");
         if round == 0 {
             // The first round makes what is made once.
-            before = Some(Held::at_rest(&node));
+            before = Some(Held::at_rest(&node, 1));
         }
     }
-    let after = Held::at_rest(&node);
+    let after = Held::at_rest(&node, 1);
     eprintln!("{rounds} rounds; {} served", bystander.end());
     after.is_no_more_than(before.unwrap());
 }
@@ -324,7 +266,7 @@ fn a_guest_kernel_that_turns_on_its_node_loses_its_vm_and_nobody_else_notices() 
     let bystander = Bystander::start(&node);
     // What is made once, for a first time.
     run(&mut client, "mallory", "cat", b"to begin with");
-    let before = Held::at_rest(&node);
+    let before = Held::at_rest(&node, 1);
     for round in 0..rounds {
         for (kind, name) in (0_u8..).zip(ATTACKS) {
             let served = bystander.served();
@@ -350,7 +292,7 @@ fn a_guest_kernel_that_turns_on_its_node_loses_its_vm_and_nobody_else_notices() 
             });
         }
     }
-    let after = Held::at_rest(&node);
+    let after = Held::at_rest(&node, 1);
     eprintln!("{rounds} rounds; {} served", bystander.end());
     after.is_no_more_than(before);
 }

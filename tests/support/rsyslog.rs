@@ -181,6 +181,11 @@ impl Rsyslog {
         whole.lines().map(parse).collect()
     }
 
+    /// How many records it has written so far.
+    pub(crate) fn line_count(&self) -> usize {
+        read(self.folder.path(), "records").matches('\n').count()
+    }
+
     /// The records once there are `count`.
     pub(crate) fn wait_for_records(&self, count: usize) -> Vec<Record> {
         let mut records = Vec::new();
