@@ -168,9 +168,7 @@ impl Group {
         let mut places = self.0.iter();
         places.try_for_each(|place| fs::write(place.join("cgroup.procs"), pid.to_string()))
     }
-}
 
-impl Group {
     /// Whether its processes run only when no other VM of theirs would, and are put aside at once when
     /// one wakes. Where there are no groups, or the host's kernel cannot do that (before 5.15), they are
     /// like the others.
@@ -272,6 +270,12 @@ mod tests {
         let (found, after) = (groups_of(&child.id().to_string()), groups_of("thread-self"));
         drop((child.kill(), child.wait()));
         let places = group.0.clone();
+        let quiet = places.last().map(|cpu| cpu.join("cpu.idle")).filter(|file| file.exists());
+        for is_quiet in [true, false] {
+            group.set_quiet(is_quiet);
+            let expected = if is_quiet { "1\n" } else { "0\n" };
+            assert!(quiet.iter().all(|file| fs::read_to_string(file).unwrap() == expected));
+        }
         drop(group);
         cgroups.remove();
         assert_eq!(found.matches("/vm-test").count(), places.len(), "{found}");

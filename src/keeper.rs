@@ -9,6 +9,7 @@
 //! after the other and waits for all of them at once. The thread lives
 //! as long as its shard: VMMs get a signal when it dies, and so none outlives the node.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -53,9 +54,6 @@ pub(crate) enum News {
 /// How often the host's memory is looked at.
 const LOOK_NANOS: u64 = 1_000_000_000;
 const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-/// How long a VM that nobody waits for is quiet at most: far longer than its start takes where there is
-/// time for it, and far shorter than where it would be given up (`pools.spawn_timeout_millis`).
-const QUIET_NANOS: u64 = 500_000_000;
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// A shard's handle to its keeper. Dropping it ends every VM and waits for that.
@@ -66,7 +64,7 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts the thread. `tell` hands news to the shard and may block; guests ring the doorbell
+    /// Starts the thread. VMs that nobody waits for are quiet for `quiet_nanos` at most. `tell` hands news to the shard and may block; guests ring the doorbell
     /// `node_doorbell` gives.
     ///
     /// # Errors
@@ -74,7 +72,7 @@ impl Keeper {
     pub(crate) fn start(
         nursery: Arc<Nursery>,
         node_doorbell: Doorbell,
-        memory: Memory,
+        (memory, quiet_nanos): (Memory, u64),
         tell: impl Fn(News) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = unbounded();
@@ -88,7 +86,9 @@ impl Keeper {
             bell: Arc::clone(&bell),
             births: Vec::new(),
             infants: Vec::new(),
-            quiet: Vec::new(),
+            quiet: VecDeque::new(),
+            quiet_nanos,
+            wishes: VecDeque::new(),
             tell,
         };
         let thread = std::thread::Builder::new()
@@ -128,20 +128,24 @@ struct Round<F> {
     births: Vec<Birth>,
     infants: Vec<Infant>,
     /// VMs that only get what others leave of their core, and until when.
-    quiet: Vec<(u64, u64)>,
+    quiet: VecDeque<(u64, u64)>,
+    quiet_nanos: u64,
+    /// What is still to be granted.
+    wishes: VecDeque<Wish>,
     tell: F,
 }
 
 impl<F: Fn(News)> Round<F> {
     fn run(mut self, wishes: &Receiver<Wish>) {
         loop {
-            match wishes.try_recv() {
-                Ok(wish) => {
+            let is_over = self.take_in(wishes);
+            match self.wishes.pop_front() {
+                Some(wish) => {
                     self.grant(wish);
                     self.attend(&AT_ONCE);
                 }
-                Err(TryRecvError::Empty) => self.attend(&self.pause()),
-                Err(TryRecvError::Disconnected) => break,
+                None if is_over => break,
+                None => self.attend(&self.pause()),
             }
             self.look_at_memory();
             self.end_quiet();
@@ -158,6 +162,18 @@ impl<F: Fn(News)> Round<F> {
         }
     }
 
+    /// Takes all wishes there are; somebody waits for VMs that are to be hastened, so they are at once.
+    /// Gives whether there will be no more.
+    fn take_in(&mut self, wishes: &Receiver<Wish>) -> bool {
+        loop {
+            match wishes.try_recv() {
+                Ok(Wish::Hasten { vm }) => self.hasten(vm),
+                Ok(wish) => self.wishes.push_back(wish),
+                Err(error) => break error == TryRecvError::Disconnected,
+            }
+        }
+    }
+
     fn grant(&mut self, wish: Wish) {
         match wish {
             Wish::Restore { vm, snapshot, is_awaited } => {
@@ -166,7 +182,7 @@ impl<F: Fn(News)> Round<F> {
                     Ok(birth) => {
                         self.births.push(birth);
                         if !is_awaited {
-                            self.quiet.push((vm, monotonic_nanos() + QUIET_NANOS));
+                            self.quiet.push_back((vm, monotonic_nanos() + self.quiet_nanos));
                         }
                     }
                     Err(reason) => (self.tell)(News::Failed { vm, reason }),
@@ -186,6 +202,11 @@ impl<F: Fn(News)> Round<F> {
 
     fn hasten(&mut self, vm: u64) {
         self.quiet.retain(|(quiet, _)| *quiet != vm);
+        for wish in &mut self.wishes {
+            if let Wish::Restore { vm: wished, is_awaited, .. } = wish {
+                *is_awaited |= *wished == vm;
+            }
+        }
         if let Some(birth) = self.births.iter().find(|birth| birth.vm() == vm) {
             birth.hasten();
         } else if let Some(infant) = self.infants.iter().find(|infant| infant.vm == vm) {
@@ -196,14 +217,14 @@ impl<F: Fn(News)> Round<F> {
     /// On a core that others never leave, nobody is quiet for ever.
     fn end_quiet(&mut self) {
         let now = monotonic_nanos();
-        while let Some((vm, _)) = self.quiet.first().copied().filter(|(_, until)| *until <= now) {
+        while let Some((vm, _)) = self.quiet.front().copied().filter(|(_, until)| *until <= now) {
             self.hasten(vm);
         }
     }
 
     /// How long there is nothing to do by itself.
     fn pause(&self) -> Timespec {
-        let Some((_, until)) = self.quiet.first() else { return LOOK };
+        let Some((_, until)) = self.quiet.front() else { return LOOK };
         let nanos = until.saturating_sub(monotonic_nanos()).min(LOOK_NANOS);
         Timespec::try_from(Duration::from_nanos(nanos)).unwrap_or(LOOK)
     }

@@ -383,9 +383,8 @@ impl Snapshot {
         };
         let (mut latency_nanos, mut stages) = (BTreeMap::new(), BTreeMap::new());
         for (name, stage) in STAGES.iter().zip(&self.0.stages) {
-            let (latency, counts) = stage.read();
-            latency_nanos.insert((*name).to_owned(), latency);
-            stages.insert((*name).to_owned(), counts);
+            latency_nanos.insert((*name).to_owned(), Latency::of(&stage.histogram));
+            stages.insert((*name).to_owned(), stage.counts());
         }
         Report {
             counters: self.0.counters().map(|(name, count)| (name.to_owned(), count)).into(),
@@ -414,17 +413,12 @@ impl Stage {
         self.sum_nanos = self.sum_nanos.saturating_add(other.sum_nanos);
     }
 
-    /// Its percentiles, and how many there were up to each bound: in one pass, for a histogram is long
-    /// and a shard has better to do.
-    fn read(&self) -> (Latency, Counts) {
+    fn counts(&self) -> Counts {
         let mut counts = vec![0; BOUNDS_NANOS.len()];
-        let mut reading = Reading::new(&self.histogram);
         for bucket in self.histogram.iter_recorded() {
-            let (nanos, count) = (bucket.value_iterated_to(), bucket.count_since_last_iteration());
-            reading.pass(nanos, count);
-            let bound = BOUNDS_NANOS.partition_point(|bound| *bound < nanos);
-            if let Some(counted) = counts.get_mut(bound) {
-                *counted += count;
+            let bound = BOUNDS_NANOS.partition_point(|bound| *bound < bucket.value_iterated_to());
+            if let Some(count) = counts.get_mut(bound) {
+                *count += bucket.count_since_last_iteration();
             }
         }
         let mut all = 0;
@@ -432,8 +426,7 @@ impl Stage {
             all += *count;
             *count = all;
         });
-        let counts = Counts { counts, count: self.histogram.len(), sum_nanos: self.sum_nanos };
-        (reading.latency(), counts)
+        Counts { counts, count: self.histogram.len(), sum_nanos: self.sum_nanos }
     }
 }
 
@@ -441,52 +434,15 @@ impl Latency {
     /// What a histogram of nanoseconds says.
     #[must_use]
     pub fn of<T: Counter>(histogram: &Histogram<T>) -> Self {
-        let mut reading = Reading::new(histogram);
-        for bucket in histogram.iter_recorded() {
-            let count = bucket.count_since_last_iteration();
-            if reading.pass(bucket.value_iterated_to(), count) {
-                break;
-            }
-        }
-        reading.latency()
+        // All in one pass: a histogram is long, and a shard has better to do.
+        let mut values = histogram.value_at_quantiles(QUANTILES);
+        let [p50, p90, p99, p99_9, p99_99] = QUANTILES.map(|_| values.next().unwrap_or(0));
+        Self { count: histogram.len(), p50, p90, p99, p99_9, p99_99, max: histogram.max() }
     }
-}
-
-/// Percentiles on their way from a histogram's first bucket to its last.
-struct Reading {
-    count: u64,
-    max: Nanos,
-    passed: u64,
-    /// Those that are known.
-    percentiles: Vec<Nanos>,
 }
 
 /// In the order of [`Latency`]'s.
 const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 0.9999];
-
-impl Reading {
-    fn new<T: Counter>(histogram: &Histogram<T>) -> Self {
-        let (count, max) = (histogram.len(), histogram.max());
-        Self { count, max, passed: 0, percentiles: Vec::with_capacity(QUANTILES.len()) }
-    }
-
-    /// So many were within this; whether all percentiles are known now.
-    fn pass(&mut self, nanos: Nanos, count: u64) -> bool {
-        self.passed += count;
-        #[expect(clippy::cast_precision_loss, reason = "invokes of one node do not reach 2^52")]
-        let (passed, all) = (self.passed as f64, self.count as f64);
-        let next = &QUANTILES[self.percentiles.len()..];
-        let reached = next.iter().take_while(|quantile| passed >= **quantile * all);
-        self.percentiles.extend(reached.map(|_| nanos));
-        self.percentiles.len() == QUANTILES.len()
-    }
-
-    fn latency(self) -> Latency {
-        let at = |place: usize| self.percentiles.get(place).copied().unwrap_or(0);
-        let [p50, p90, p99, p99_9, p99_99] = [0, 1, 2, 3, 4].map(at);
-        Latency { count: self.count, p50, p90, p99, p99_9, p99_99, max: self.max }
-    }
-}
 
 fn histogram() -> Histogram<u64> {
     match Histogram::new_with_bounds(1, NANOS_MAX, DIGITS) {

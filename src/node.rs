@@ -45,6 +45,10 @@ use crate::root_image::RootImage;
 use crate::shard::{Letter, NodeFacts, Setting, Shard, flavour_name, isolation_name};
 use crate::store::{Store, StoreError};
 
+/// This part of the time a VM may take to start (`pools.spawn_timeout_millis`) it is quiet at most, if
+/// nobody waits for it: far longer than a start takes where there is time for it.
+const QUIET_PARTS: u64 = 10;
+
 /// Letters that may wait for one shard.
 const LETTERS_MAX: usize = 4096;
 /// When the runtime breaks off a task that does not step aside. Long, because it loses tasks: when
@@ -192,6 +196,8 @@ impl Node {
         for ((shard, core), publisher) in (0..shards).zip(&cores.shards).zip(publishers) {
             let inbox = Arc::clone(&node.inboxes[usize::from(shard)]);
             let doorbell = inbox.doorbell().duplicate().map_err(broken)?.into();
+            let quiet_nanos = limits.spawn_timeout_nanos / QUIET_PARTS;
+            let memory = (config.memory.clone(), quiet_nanos);
             let tell = move |news| inbox.post_blocking(Letter::News(news));
             let setting = Setting {
                 config: Arc::clone(&config),
@@ -200,7 +206,7 @@ impl Node {
                 neighbours: std::mem::take(&mut passages[usize::from(shard)].0),
                 passages: std::mem::take(&mut passages[usize::from(shard)].1),
                 index: index.clone(),
-                keeper: Keeper::start(Arc::clone(&nursery), doorbell, config.memory.clone(), tell)
+                keeper: Keeper::start(Arc::clone(&nursery), doorbell, memory, tell)
                     .map_err(broken)?,
                 librarian: Arc::clone(&librarian),
                 publisher,

@@ -188,6 +188,12 @@ impl Pool {
         rooms.into_iter().chain(others).flatten().min()
     }
 
+    /// Whether an invoke waits for this VM, which starts.
+    #[must_use]
+    pub fn is_awaited(&self, vm: VmId) -> bool {
+        self.warming.is_awaited(vm)
+    }
+
     fn occupied(&self) -> u32 {
         let warming = self.warming.warm_count() + self.warming.starting_count();
         warming + self.active.count() + self.leaving.count()

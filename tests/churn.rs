@@ -56,6 +56,12 @@ fn user(number: u64) -> String {
     format!("user-{}", newest + scattered(number) % USERS)
 }
 
+/// Whether no client still asks for a user, now that another is there.
+fn is_long_gone(user: &str, newer: &str) -> bool {
+    let number = |user: &str| user.trim_start_matches("user-").parse::<u64>().unwrap();
+    number(user) + 4 * USERS < number(newer)
+}
+
 /// What it sends: its number, which is also what is logged, and more sometimes.
 fn body(number: u64) -> Vec<u8> {
     let mut body = format!("{number}\n").into_bytes();
@@ -86,6 +92,15 @@ impl<'a> Crowd<'a> {
         }
         client.deploy((user, "echo"), &stream_package("echo-log", &[]))?;
         deployed.insert(user.to_owned());
+        let gone: Vec<_> =
+            deployed.iter().filter(|other| is_long_gone(other, user)).cloned().collect();
+        for other in gone {
+            match client.remove(&other, "echo") {
+                // A node that was killed may have done it, and not have said so.
+                Ok(()) | Err(ClientError::Refused { .. }) => drop(deployed.remove(&other)),
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
     }
 
@@ -100,9 +115,7 @@ impl<'a> Crowd<'a> {
         assert!(done.response == body, "{number}: another's answer, or not all of it");
         Ok(())
     }
-}
 
-impl Crowd<'_> {
     /// One client's part of so many invokes, each of which is to succeed.
     fn ask_until(&self, count: u64, busy: &AtomicU64) {
         let mut client = Client::connect(&self.socket).unwrap();

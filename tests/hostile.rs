@@ -274,7 +274,13 @@ fn a_guest_kernel_that_turns_on_its_node_loses_its_vm_and_nobody_else_notices() 
             let id = client.submit_open(&invoke("mallory", "cat", &body)).unwrap();
             // What it says of its own invoke is its own affair, true or not, if it says anything.
             let answer = match client.complete(id) {
-                Ok(done) => format!("{:?}", done.outcome.status),
+                Ok(done) => {
+                    assert!(
+                        done.response != body,
+                        "{name}: it serves as if nothing had been asked"
+                    );
+                    format!("{:?}", done.outcome.status)
+                }
                 Err(error) => {
                     let expected = ["vm-gone", "vm-unresponsive"];
                     assert!(expected.contains(&error.code()), "{name}: {error}");

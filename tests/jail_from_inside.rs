@@ -1,6 +1,6 @@
 //! Promise: code that has taken over a running VMM can open no file or socket, start no program, reach no
-//! other process and make no code: the first try ends it, and its users have another VM. A debugger
-//! takes the VMM over here, of a real node and under all of its walls. Needs KVM and root.
+//! other process and make no code: the first try ends it. A debugger takes the VMM over here, of a real
+//! node and under all of its walls. Needs KVM and root.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -137,6 +137,10 @@ fn the_first_forbidden_call_is_the_last() {
         let found = taken.call(call, arguments);
         let is_killed = matches!(found, WaitStatus::Signaled(_, Signal::SIGSYS, _));
         assert!(is_killed, "{call}: {found:?}");
+        wait_for_status(&mut client, "the node to know", |status| {
+            let vms = status["vms"].as_array().unwrap();
+            vms.iter().all(|vm| vm["pid"] != taken.pid.as_raw())
+        });
     }
     // Nobody's VM was anybody's: whoever comes next is served.
     warm_vmm(&node);

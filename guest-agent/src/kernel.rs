@@ -47,7 +47,7 @@ pub struct Kernel {
     busy_nanos: u64,
     /// Number of the restore it lives in.
     generation: u64,
-    /// Pages this VM has not met since then, for when there is nothing else to do.
+    /// Pages this VM has not met since then.
     touch: Touch,
 }
 

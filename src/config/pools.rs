@@ -20,9 +20,9 @@ pub struct Pools {
     /// Warm VMs of all kinds when there is demand: as many as were taken lately, and those that
     /// invokes wait for.
     pub warm_max: u32,
-    /// Of them, VMs restored from the snapshot of one function, for it and for all that are the
-    /// same in code and settings. As many as were lately taken for keys that had no VM; one when
-    /// the snapshot was just made. 0: never any.
+    /// Of them, VMs kept that were restored from the snapshot of one function, for it and for all that
+    /// are the same in code and settings. As many as were lately taken for keys that had no VM; one
+    /// when the snapshot was just made. 0: none is kept. Those that invokes wait for come beside them.
     pub warm_per_function_max: u32,
     /// What `lately` is, milliseconds. Longer than bursts are apart, shorter than a pause.
     pub demand_window_millis: u64,
@@ -60,7 +60,8 @@ pub struct Pools {
     /// host's kernel: on two cores 56 new users at once had their answers after 1.04 s with two,
     /// 0.81 s with four, 0.73 s with eight.
     pub spawns_at_once_max: u32,
-    /// A VM that is not ready by then has failed, milliseconds. A restore takes about 10.
+    /// A VM that is not ready by then has failed, milliseconds. A restore takes about 10. One that no
+    /// invoke waits for gives way to other VMs for a tenth of this.
     pub spawn_timeout_millis: u64,
     /// A warm VM that was taken is replaced this much later, milliseconds, unless none is left or
     /// somebody waits: its first invoke has the cores to itself.

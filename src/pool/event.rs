@@ -319,7 +319,7 @@ pub enum Effect {
         is_awaited: bool,
     },
     /// An invoke waits for this VM, which started for nobody, or it is warm: it gets its share of the
-    /// processor from now on. Until then it only had what others left.
+    /// processor from now on. Until then it only had what other VMs left.
     Hasten {
         /// Which VM.
         vm: VmId,

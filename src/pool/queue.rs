@@ -101,11 +101,11 @@ impl Queue {
         self.for_vms.waiting
     }
 
-    /// What the function is of that the invoke wants which is at this place of those that a warm VM
-    /// would help. Looks through the queue: for when a VM starts.
-    pub(super) fn wants_snapshot(&self, place: usize) -> Option<SnapshotRef> {
-        let mut wanting = self.waiting.iter().filter(|waiting| waiting.wants_vm);
-        wanting.nth(place).map(|waiting| waiting.arrival.facts.snapshot)
+    /// Of which snapshots the functions are of those that a warm VM would help, in their order. Looks
+    /// through the queue: for when a VM may start.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = SnapshotRef> {
+        let wanting = self.waiting.iter().filter(|waiting| waiting.wants_vm);
+        wanting.map(|waiting| waiting.arrival.facts.snapshot)
     }
 
     pub(super) fn next_wake(&self) -> Option<Nanos> {

@@ -204,10 +204,7 @@ impl Pool {
         if self.warming.is_held(waiting, now) {
             return;
         }
-        while let Some(vm) = self.warming.hasten(waiting) {
-            effects.push(Effect::Hasten { vm });
-        }
-        while let Some(start) = self.next_start(waiting, now) {
+        while let Some(start) = self.next_start(waiting, now, effects) {
             let vm = VmId(self.next_vm);
             self.next_vm += self.vm_stride;
             self.warming.add(Vm::start_as(vm, start, &self.limits, now));
@@ -220,14 +217,15 @@ impl Pool {
         self.free_slot(waiting, now, effects);
     }
 
-    fn next_start(&mut self, waiting: u32, now: Nanos) -> Option<Start> {
+    fn next_start(&mut self, waiting: u32, now: Nanos, effects: &mut Vec<Effect>) -> Option<Start> {
         let free_slots = self.limits.vms_max.saturating_sub(self.occupied());
         let demand = Demand { waiting, free_slots };
-        let queue = &self.inflight.queue;
-        self.warming.next_start(&self.limits, demand, |place| queue.wants_snapshot(place), now)
+        let hasten = |vm| effects.push(Effect::Hasten { vm });
+        let wanted = self.inflight.queue.wanted().take(usize::try_from(waiting).unwrap_or(0));
+        self.warming.next_start(&self.limits, demand, (wanted, hasten), now)
     }
 
-    /// Makes room for VMs of the base: those of functions go for its target, those of users only
+    /// Makes room for VMs of the base, and for those that invokes wait for: those of functions go for its target, those of users only
     /// for its least or for invokes that wait, as many at a time as may start then.
     fn free_slot(&mut self, waiting: u32, now: Nanos, effects: &mut Vec<Effect>) {
         // While VMs do not start, a free slot would help nobody.

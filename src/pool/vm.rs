@@ -112,6 +112,8 @@ pub struct Start {
 pub struct Starting {
     give_up_nanos: Nanos,
     is_awaited: bool,
+    /// Of those that wait, one has been found it is for: see `warming`.
+    is_spoken_for: bool,
 }
 
 /// Restored and waiting, nobody's.
@@ -218,20 +220,29 @@ impl Vm<Starting> {
     #[must_use]
     pub fn start_as(id: VmId, start: Start, limits: &PoolLimits, now: Nanos) -> Self {
         let give_up_nanos = now.saturating_add(limits.spawn_timeout_nanos);
-        let state = Starting { give_up_nanos, is_awaited: start.is_awaited };
+        let is_awaited = start.is_awaited;
+        let state = Starting { give_up_nanos, is_awaited, is_spoken_for: false };
         let interior = Box::new(Interior::new(limits, start.function));
         Self { id, interior, reset: ResetId(0), state }
     }
 
-    /// Whether an invoke waited for it when it started.
+    /// Whether an invoke waited for it when it started, or has since.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.state.is_awaited
     }
 
-    /// An invoke waits for it.
-    pub fn await_it(&mut self) {
-        self.state.is_awaited = true;
+    pub(super) fn is_spoken_for(&self) -> bool {
+        self.state.is_spoken_for
+    }
+
+    pub(super) fn speak_for(&mut self, is_spoken_for: bool) {
+        self.state.is_spoken_for = is_spoken_for;
+    }
+
+    /// An invoke waits for it. Gives whether none did before.
+    pub(super) fn await_it(&mut self) -> bool {
+        !std::mem::replace(&mut self.state.is_awaited, true)
     }
 
     /// When it should have been ready.

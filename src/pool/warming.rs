@@ -192,23 +192,24 @@ impl Warming {
         self.base.target = limits.warm_target + growth.min(rest - of_functions);
     }
 
-    /// The next VM to start, if any. `wanted_by` says of which snapshot the function of the invoke is
-    /// that waits at this place.
+    /// The next VM to start, if any. `wanted` are the snapshots the functions are of of those that wait,
+    /// in their order; `hasten` is told of VMs that start and that they wait for from now on.
     pub(super) fn next_start(
         &mut self,
         limits: &PoolLimits,
         demand: Demand,
-        wanted_by: impl FnOnce(usize) -> Option<SnapshotRef>,
+        (wanted, hasten): (impl Iterator<Item = SnapshotRef>, impl FnMut(VmId)),
         now: Nanos,
     ) -> Option<Start> {
+        let may_match = demand.waiting > 0 && self.may_match(limits);
+        let left_over = if may_match { self.match_waiting(wanted, hasten) } else { None };
         let starting = self.starting_count();
         let room = limits.warm_max.saturating_sub(self.warm_count() + starting);
         if room == 0 || demand.free_slots == 0 {
             return None;
         }
         let wanted = self.base.target.saturating_add(demand.waiting).min(limits.warm_max);
-        let coming = self.coming();
-        if coming < wanted {
+        if left_over.is_some() || self.coming() < wanted {
             if now < self.base.retry_nanos {
                 self.alarm.at_latest(self.base.retry_nanos);
                 return None;
@@ -224,11 +225,8 @@ impl Warming {
             if starting >= at_once {
                 return None;
             }
-            // Those that come are for the first that wait.
-            let is_awaited = coming < demand.waiting;
-            let place = usize::try_from(coming).ok().filter(|_| is_awaited);
-            let function = place.and_then(wanted_by).and_then(|it| self.startable(it));
-            return Some(Start { function, is_awaited });
+            let function = left_over.and_then(|snapshot| self.startable(snapshot, now));
+            return Some(Start { function, is_awaited: left_over.is_some() });
         }
         if starting > 0 || self.functions.first().is_none_or(|(_, kind)| kind.target == 0) {
             return None;
@@ -238,10 +236,10 @@ impl Warming {
     }
 
     /// The function whose snapshot this is, if VMs start from it.
-    fn startable(&self, snapshot: SnapshotRef) -> Option<FunctionFacts> {
+    fn startable(&self, snapshot: SnapshotRef, now: Nanos) -> Option<FunctionFacts> {
         let mut functions = self.functions.iter();
         let (facts, kind) = functions.find(|(known, _)| known.snapshot == snapshot)?;
-        (kind.failures == 0).then_some(*facts)
+        (now >= kind.retry_nanos).then_some(*facts)
     }
 
     /// A function that lacks a VM.
@@ -290,14 +288,39 @@ impl Warming {
         self.starting.push(vm);
     }
 
-    /// A VM that started for nobody and suits anybody, if not all of those that wait have one that
-    /// comes for them: it is one of these from now on.
-    pub(super) fn hasten(&mut self, waiting: u32) -> Option<VmId> {
-        let awaited = count(self.starting.iter().filter(|vm| vm.is_awaited()).count());
-        let is_anybodys = |vm: &&mut Vm<Starting>| !vm.is_awaited() && vm.snapshot().is_none();
-        let vm = self.starting.iter_mut().find(is_anybodys).filter(|_| awaited < waiting)?;
-        vm.await_it();
-        Some(vm.id())
+    /// Finds the VM that comes for each invoke that waits, in their order: one of its own snapshot, else
+    /// one of the base. Gives the first for which none comes. `hasten` is told of VMs nobody waited for
+    /// before.
+    pub(super) fn match_waiting(
+        &mut self,
+        wanted: impl Iterator<Item = SnapshotRef>,
+        mut hasten: impl FnMut(VmId),
+    ) -> Option<SnapshotRef> {
+        self.starting.iter_mut().for_each(|vm| vm.speak_for(false));
+        let mut base = self.base_count();
+        for snapshot in wanted {
+            let mut free = self.starting.iter().enumerate().filter(|(_, vm)| !vm.is_spoken_for());
+            let own = free.clone().find(|(_, vm)| vm.snapshot() == Some(snapshot));
+            let found = own.or_else(|| free.find(|(_, vm)| vm.snapshot().is_none()));
+            if let Some((place, _)) = found {
+                let vm = &mut self.starting[place];
+                vm.speak_for(true);
+                if vm.await_it() {
+                    hasten(vm.id());
+                }
+            } else if base > 0 {
+                base -= 1;
+            } else {
+                return Some(snapshot);
+            }
+        }
+        None
+    }
+
+    /// Whether it is of use to ask [`Warming::match_waiting`]: a VM may start, or be told.
+    fn may_match(&self, limits: &PoolLimits) -> bool {
+        self.starting_count() < limits.spawns_at_once_max
+            || self.starting.iter().any(|vm| !vm.is_awaited())
     }
 
     /// A starting VM is ready. Gives whether it was awaited, and what the operator should know; `Err`:
@@ -382,6 +405,10 @@ impl Warming {
         Some(self.warm.remove(place))
     }
 
+    pub(super) fn is_awaited(&self, vm: VmId) -> bool {
+        self.starting.iter().any(|starting| starting.id() == vm && starting.is_awaited())
+    }
+
     pub(super) fn any_starting(&self) -> Option<VmId> {
         self.starting.first().map(Vm::id)
     }
@@ -430,4 +457,55 @@ impl Warming {
 
 fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::invoke::{Contract, Freshness};
+    use crate::pool::{FunctionRef, PackageRef};
+
+    fn start(warming: &mut Warming, number: u64, snapshot: Option<u32>, is_awaited: bool) {
+        let limits = Config::default().pool_limits(1, 0);
+        let function = snapshot.map(|number| FunctionFacts {
+            function: FunctionRef(number),
+            package: PackageRef(number),
+            snapshot: SnapshotRef(number),
+            package_bytes: 1,
+            contract: Contract::Stream,
+            freshness: Freshness::Reuse,
+            memory_mib: 1,
+        });
+        warming.add(Vm::start_as(VmId(number), Start { function, is_awaited }, &limits, 0));
+    }
+
+    /// For whom none comes, and who was hastened.
+    fn matched(warming: &mut Warming, wanted: &[u32]) -> (Option<u32>, Vec<u64>) {
+        let mut hastened = Vec::new();
+        let wanted = wanted.iter().map(|number| SnapshotRef(*number));
+        let left_over = warming.match_waiting(wanted, |vm| hastened.push(vm.0));
+        (left_over.map(|snapshot| snapshot.0), hastened)
+    }
+
+    #[test]
+    fn each_that_waits_has_a_vm_that_suits_it_or_the_next_start() {
+        let mut warming = Warming::new(&Config::default().pool_limits(1, 0));
+        assert_eq!(matched(&mut warming, &[7, 8]), (Some(7), vec![]));
+        // Two of another's, however many: the first in line is not passed over.
+        start(&mut warming, 1, Some(8), true);
+        start(&mut warming, 2, Some(8), true);
+        assert_eq!(matched(&mut warming, &[7, 8, 8]), (Some(7), vec![]));
+        assert_eq!(matched(&mut warming, &[8, 7, 8]), (Some(7), vec![]));
+        assert_eq!(matched(&mut warming, &[8, 8, 8]), (Some(8), vec![]));
+        assert_eq!(matched(&mut warming, &[8, 8]), (None, vec![]));
+        // One of the base suits whoever has none of its own, and is told once.
+        start(&mut warming, 3, None, false);
+        assert_eq!(matched(&mut warming, &[8, 8]), (None, vec![]));
+        assert_eq!(matched(&mut warming, &[8, 7, 8]), (None, vec![3]));
+        assert_eq!(matched(&mut warming, &[8, 7, 8, 7]), (Some(7), vec![]));
+        // So is one of its own snapshot that started for nobody.
+        start(&mut warming, 4, Some(7), false);
+        assert_eq!(matched(&mut warming, &[7, 7]), (None, vec![4]));
+    }
 }

@@ -519,6 +519,10 @@ impl Engine {
             self.keeper.wish(Wish::Kill { vm: id.0 });
             return self.drive(Event::SpawnFailed { vm: id }, now, None);
         };
+        // Its birth may have been over already when that was said.
+        if self.pool.is_awaited(id) {
+            cell.hasten();
+        }
         let link = Link::new(cell.region.clone(), doorbell);
         let polling = self.polls.of_guest();
         link.set_poll_nanos(polling.limit());

@@ -27,7 +27,7 @@ pub(super) struct Vm {
     pub(super) is_spent: bool,
     /// What the snapshot it was restored from has in it.
     pub(super) prepared: Option<FunctionFacts>,
-    /// An invoke waited for it when it started.
+    /// An invoke waited for it when it started, or has since.
     pub(super) is_awaited: bool,
 }
 

@@ -50,7 +50,7 @@ fn digest(sources: &Path, name: &str) -> u64 {
     let mut files = vec![sources.join("build")];
     files.extend(["c", "cc", "rs"].map(|kind| sources.join(format!("{stem}.{kind}"))));
     let package = sources.join(stem);
-    files.extend(["Cargo.toml", "Cargo.lock"].map(|file| package.join(file)));
+    files.extend(["Cargo.toml", "Cargo.lock", "build.rs"].map(|file| package.join(file)));
     files_below(&package.join("src"), &mut files);
     if name == "hostile-guest" {
         // Made of the real one.

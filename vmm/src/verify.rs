@@ -116,7 +116,8 @@ impl<'a> Existing<'a> {
             }
             // Reading it has the host map its page of zeros there, which later searches would meet. They
             // would also walk the page table that is made for it. A host that is told to forget all of a
-            // table's pages takes that away too (Linux 6.14); none of them may have been something.
+            // table's pages takes that away too (Linux 6.14); none of them may have been something, that is
+            // in memory: one that was swapped out unknown to the map would be forgotten.
             let neighbours = self.ram.neighbours(number);
             let left = if self.is_absent(neighbours) { neighbours } else { page };
             let resident = self.ram.first_resident(left).doing("ask for the guest's memory")?;

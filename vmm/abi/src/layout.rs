@@ -183,7 +183,7 @@ pub mod region {
     /// then still remember page tables as they were in its former life.
     pub const IS_RESET: u32 = 0x1038;
     /// Written by the node: 1 when an invoke waits for this VM, so that its guest says at once that it
-    /// is ready, and meets its pages later. Means nothing once the VM was reset.
+    /// is ready, and meets its pages later. Only in a VM that was never reset.
     pub const IS_AWAITED: u32 = 0x1040;
 
     /// Node to guest: requests ([`crate::frame::invoke`]).

@@ -3,8 +3,8 @@
 //! In a restored VM no page is in the tables the CPU uses, and a page-table hypervisor fills them
 //! one fault (5 to 9 us) at a time as pages are touched. A first request would pay that for every
 //! page of code it runs through and of the heap it uses; a VM that waits for one has the time. So
-//! it is done when there is nothing else to do, a few pages at a time: a request that waits for this
-//! VM is not held up.
+//! it is done before the VM is warm, or, where a request waits for it, when there is nothing else to
+//! do; a few pages at a time, so that none is held up.
 
 use abi::layout::{KERNEL_BASE, PAGE_BYTES, boot};
 
