@@ -29,7 +29,7 @@ const WARM_UP: u64 = 100;
 /// Of a user's first invoke: waking up, and once for each time the guest waits for the node.
 const FIRST_EXITS_MAX: u64 = 4;
 /// Pages of kernel and program that no VM has private from the start.
-const FIRST_FAULTS_MAX: u64 = 40;
+const FIRST_FAULTS_MAX: u64 = 12;
 /// Of a VM's whole life up to its first answer: two entries that set it up beside those.
 const COLD_EXITS_MAX: u64 = FIRST_EXITS_MAX + 2;
 /// Of its whole process up to there: the VMM's own start, the pages its snapshot has, and the guest's.
