@@ -61,11 +61,6 @@ impl Served {
         drop(self.child.wait());
     }
 
-    /// Whether it has ended by itself, or by another's hand.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
     /// The next line of what it says on stdout.
     pub(crate) fn line(&mut self) -> String {
         line(&mut self.output)

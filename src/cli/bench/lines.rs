@@ -18,6 +18,9 @@ use super::super::fault::Fault;
 
 /// Requests open on one connection: well below what a node allows (`requests.pipeline_max`).
 pub(super) const OPEN_PER_LINE: usize = 128;
+/// Requests sent in a row before answers are looked for: who is behind with sending and reads nothing
+/// meanwhile measures itself.
+const SENDS_IN_A_ROW: u32 = 8;
 /// How long no answer at all may come while some are open.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -114,19 +117,22 @@ impl<'a> Lines<'a> {
     ) -> Result<Departures, Fault> {
         let start = self.watch.elapsed();
         let mut departures = Departures::default();
-        let mut number = 0;
+        let (mut number, mut sends) = (0, 0);
         while let Some(due) = arrivals.at(number) {
             let now = self.watch.elapsed() - start;
             if now >= limit {
                 break;
             }
-            if due <= now && self.has_room() {
+            let may_send = due <= now && self.has_room();
+            if may_send && sends < SENDS_IN_A_ROW {
+                sends += 1;
                 self.submit(Tag { phase, number }, start + due, &invoke(number))?;
                 departures.lateness.record((self.watch.elapsed() - start).saturating_sub(due));
                 number += 1;
                 continue;
             }
-            if self.collect(take)? == 0 {
+            sends = 0;
+            if self.collect(take)? == 0 && !may_send {
                 let next = if due > now { due.min(limit) } else { limit };
                 self.wait(Some(next - now))?;
             }
