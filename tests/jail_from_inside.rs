@@ -13,10 +13,9 @@ use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use serde_json::Value;
 use syscalls::Sysno;
 
-use self::support::node::{run, stream_package, wait_for_status};
+use self::support::node::{run, stream_package, wait_for_status, warm_process};
 use self::support::served::Served;
 
 const CONFIG: &str = "[pools]\nwarm_target = 2\nwarm_min = 2\n[snapshots]\ncount_max = 0\n";
@@ -58,7 +57,7 @@ impl Taken {
         found
     }
 
-    /// What an allowed call said, which is only `getpid` here: 1, or less far down as the jail sees it.
+    /// The allowed call, `getpid`, gave the process' number in its own namespace.
     fn answer_is(&self, answer: u64) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
         let own = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
@@ -84,12 +83,7 @@ fn find_syscall(pid: Pid) -> u64 {
 }
 
 fn warm_vmm(node: &Served) -> Pid {
-    let status = wait_for_status(&mut node.client(), "two warm VMs", |status| {
-        status["pools"]["warm"] == 2 && status["pools"]["starting"] == 0
-    });
-    let is_warm = |vm: &&Value| vm["state"] == "warm";
-    let vm = status["vms"].as_array().unwrap().iter().find(is_warm).unwrap();
-    Pid::from_raw(i32::try_from(vm["pid"].as_u64().unwrap()).unwrap())
+    Pid::from_raw(warm_process(&mut node.client(), 2))
 }
 
 #[test]
@@ -102,6 +96,9 @@ fn the_first_forbidden_call_is_the_last() {
     assert!(matches!(taken.call(Sysno::getpid, [0; 4]), WaitStatus::Stopped(..)));
     ptrace::detach(taken.pid, None).unwrap();
     assert_eq!(run(&mut client, "ada", "echo", b"still there").response, b"still there");
+    let status = client.status().unwrap();
+    let mut vms = status["vms"].as_array().unwrap().iter();
+    assert!(vms.any(|vm| vm["pid"] == taken.pid.as_raw()), "a look ended it: {status:#}");
     let executable = u64::try_from(nix::libc::PROT_EXEC).unwrap();
     let page = 4096;
     // Arguments that would do no harm where the call was let through.

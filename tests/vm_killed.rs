@@ -14,7 +14,7 @@ use pilotlight::client::{Client, ClientError, Completed, Package};
 use pilotlight::socket::request::{Invoke, OPTION_SETTLE_LOGS};
 use rustix::process::{Pid, Signal, kill_process};
 
-use self::support::node::{TestNode, assert_success, invoke, package, wait_for_status, wait_until};
+use self::support::node::{TestNode, assert_success, invoke, package, wait_until, warm_process};
 use self::support::rsyslog::Rsyslog;
 use self::support::service::Service;
 
@@ -35,12 +35,7 @@ fn now() -> Instant {
 
 /// The VMM of the VM a new user will get.
 fn next_vm(client: &mut Client) -> Pid {
-    let status = wait_for_status(client, "one warm VM", |status| {
-        status["pools"]["warm"] == 1 && status["pools"]["starting"] == 0
-    });
-    let vms = status["vms"].as_array().unwrap();
-    let vm = vms.iter().find(|vm| vm["state"] == "warm").unwrap();
-    Pid::from_raw(i32::try_from(vm["pid"].as_u64().unwrap()).unwrap()).unwrap()
+    Pid::from_raw(warm_process(client, 1)).unwrap()
 }
 
 fn ask(client: &mut Client, user: &str, service: &Service) -> Result<Completed, ClientError> {

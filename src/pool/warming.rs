@@ -208,8 +208,8 @@ impl Warming {
         if room == 0 || demand.free_slots == 0 {
             return None;
         }
-        let wanted = self.base.target.saturating_add(demand.waiting).min(limits.warm_max);
-        if left_over.is_some() || self.coming() < wanted {
+        let enough = self.base.target.saturating_add(demand.waiting).min(limits.warm_max);
+        if left_over.is_some() || self.coming() < enough {
             if now < self.base.retry_nanos {
                 self.alarm.at_latest(self.base.retry_nanos);
                 return None;

@@ -145,6 +145,15 @@ pub(crate) fn process_of(status: &Value, vm: VmId) -> u32 {
     u32::try_from(pid).unwrap()
 }
 
+/// The VMM process of a VM that is nobody's, once so many of them are warm and none starts.
+pub(crate) fn warm_process(client: &mut Client, warm: u64) -> i32 {
+    let status = wait_for_status(client, "warm VMs", |status| {
+        status["pools"]["warm"] == warm && status["pools"]["starting"] == 0
+    });
+    let vm = status["vms"].as_array().unwrap().iter().find(|vm| vm["state"] == "warm");
+    i32::try_from(vm.unwrap()["pid"].as_u64().unwrap()).unwrap()
+}
+
 /// A test program as a package of contract `program`.
 pub(crate) fn package(name: &str, arguments: &[&str]) -> Package {
     let mut package = Package::read(&program(name)).unwrap();

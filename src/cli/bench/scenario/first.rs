@@ -14,7 +14,8 @@ use super::super::program::Program;
 use super::super::subject::Subject;
 use super::super::vms::Vms;
 
-/// A VM that has just become warm still meets its pages; one that has waited for its user is idle.
+/// What deploying and looking at the status set off is over by then: a VM that has waited for its user
+/// is idle.
 const PAUSE: Duration = Duration::from_millis(10);
 /// So often an invoke of a program the node has never seen is timed beside the others.
 const UNKNOWN_EVERY: u64 = 5;
