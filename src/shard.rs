@@ -194,6 +194,9 @@ impl Shard {
                 self.engine.metrics.step_asides += 1;
                 step_aside().await;
                 yielded_nanos = monotonic_nanos();
+            } else if !has_worked {
+                // Polling is for time nobody else has a use for.
+                rustix::thread::sched_yield();
             }
         }
         self.engine.relay.drain(DRAIN_LIMIT).await;

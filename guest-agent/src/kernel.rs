@@ -223,8 +223,8 @@ impl Kernel {
         if !self.agent.has_input() {
             self.region.store_u64(region::DEADLINE, deadline);
             idle::halt();
-            // The VMM's timer served the halt.
-            self.armed_nanos = NEVER;
+            // The VMM's timer served the halt; it has set another.
+            self.armed_nanos = self.region.load_u64(region::LOOK_AT);
             // It may have been captured here, asleep: then this is another VM, with a new region.
             if self.region.load_u64(region::GENERATION) != self.generation {
                 return self.attach();

@@ -64,7 +64,7 @@ fn serve(socket: &OwnedFd) -> Result<(), Gone> {
     let parts = Parts::sort(&start, descriptors)?;
     let (shell, fittings, origin) = make(&start, parts)?;
     let clock = Clock::new(start.clock_multiplier, start.clock_offset);
-    let Fittings { ram, window, region, region_memfd, status, doorbell, timer } = fittings;
+    let Fittings { ram, window, region, region_memfd, status, doorbell, timer, lookout } = fittings;
     status.store_u32(status::FLAVOUR, shell.cpu.flavour as u32);
     let writer = ClockWriter::start(status.clone(), clock, start.generation);
     let preempt = Arc::new(Preempt::here());
@@ -72,6 +72,7 @@ fn serve(socket: &OwnedFd) -> Result<(), Gone> {
     let control = Control {
         socket: socket.try_clone().doing("keep the socket")?,
         timer: timer.duplicate().doing("keep the timer's doorbell")?.into(),
+        lookout: Arc::clone(&lookout),
         region: region.clone(),
         window,
         packages_from: machine::packages_from(&start),
@@ -82,7 +83,7 @@ fn serve(socket: &OwnedFd) -> Result<(), Gone> {
         is_capturable: start.is_capturable,
     };
     let (shared, counters) = (region.clone(), status.clone());
-    let around = Surroundings { region, status, doorbell, clock, writer, preempt, orders };
+    let around = Surroundings { region, status, doorbell, lookout, clock, writer, preempt, orders };
     let mut vcpu = Vcpu::new(shell, around)?;
     vcpu.settle()?;
     accompany(control)?;

@@ -5,6 +5,7 @@
 
 use crate::clock::Clock;
 use crate::gone::{Doing, Gone};
+use crate::lookout::Lookout;
 use crate::memory::Window;
 use crate::order::{Order, Orders, Reset};
 use crate::vcpu::Preempt;
@@ -74,6 +75,7 @@ pub(crate) fn receive(socket: impl AsFd) -> Result<Option<(Request, Vec<OwnedFd>
 pub(crate) struct Control {
     pub(crate) socket: OwnedFd,
     pub(crate) timer: Doorbell,
+    pub(crate) lookout: Arc<Lookout>,
     pub(crate) region: Region,
     pub(crate) window: Window,
     /// First byte of the window that packages may be placed at: behind the root image.
@@ -95,6 +97,14 @@ struct Deadlines {
     capture: Option<u64>,
 }
 
+/// What woke the control thread; nothing: the time it waited for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Woken {
+    has_message: bool,
+    has_timer: bool,
+    has_look: bool,
+}
+
 impl Deadlines {
     fn next(&self) -> Option<u64> {
         self.guest.into_iter().chain(self.capture).min()
@@ -113,14 +123,17 @@ impl Control {
     }
 
     fn step(&mut self, deadlines: &mut Deadlines) -> Result<(), Gone> {
-        let (has_message, has_timer) = self.wait(deadlines.next())?;
+        let Woken { has_message, has_timer, has_look } = self.wait(deadlines.next())?;
         self.look_at_capture(&mut deadlines.capture)?;
         let deadline = &mut deadlines.guest;
         if has_timer {
             self.timer.drain().doing("read the timer's doorbell")?;
+            self.preempt.arm();
+        }
+        // A guest that has halted meanwhile is not interrupted: its halt has disarmed that.
+        if has_timer || has_look && self.lookout.has_gone_off().doing("read a timer")? {
             let wanted = self.region.load_u64(layout::DEADLINE);
             *deadline = (wanted != u64::MAX).then_some(wanted);
-            self.preempt.arm();
         }
         let now = self.clock.now();
         if deadline.is_some_and(|deadline| deadline <= now) {
@@ -149,17 +162,21 @@ impl Control {
         Ok(())
     }
 
-    /// Waits for a message, the timer's doorbell or the deadline.
-    fn wait(&self, deadline: Option<u64>) -> Result<(bool, bool), Gone> {
+    /// Waits for a message, the timer's doorbell, the lookout or the deadline.
+    fn wait(&self, deadline: Option<u64>) -> Result<Woken, Gone> {
         let limit: Option<Timespec> = deadline.and_then(|deadline| self.clock.until(deadline));
-        let mut entries =
-            [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.timer, PollFlags::IN)];
+        let mut entries = [
+            PollFd::new(&self.socket, PollFlags::IN),
+            PollFd::new(&self.timer, PollFlags::IN),
+            PollFd::new(&*self.lookout, PollFlags::IN),
+        ];
         match poll(&mut entries, limit.as_ref()) {
-            Err(Errno::INTR) => Ok((false, false)),
+            Err(Errno::INTR) => Ok(Woken::default()),
             Err(error) => Err(error).doing("wait for the node"),
             Ok(_) => {
-                let [message, timer] = entries.map(|entry| !entry.revents().is_empty());
-                Ok((message, timer))
+                let woken = entries.map(|entry| !entry.revents().is_empty());
+                let [has_message, has_timer, has_look] = woken;
+                Ok(Woken { has_message, has_timer, has_look })
             }
         }
     }

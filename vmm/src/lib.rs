@@ -22,6 +22,7 @@ mod boot;
 mod vcpu;
 mod order;
 mod template;
+mod lookout;
 mod machine;
 #[expect(unsafe_code, reason = "closes inherited descriptors, leaves namespaces")]
 mod jail;

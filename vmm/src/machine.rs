@@ -7,6 +7,7 @@
 use crate::flavour::Cpu;
 use crate::gone::{Doing, Gone};
 use crate::kvm::{self, Slot};
+use crate::lookout::Lookout;
 use crate::memory::{Ram, Window};
 use abi::control::{Start, status};
 use abi::layout::{
@@ -17,6 +18,7 @@ use kvm_ioctls::{SyncReg, VcpuFd, VmFd};
 use region::{Doorbell, Region};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// Where Intel's CPUs without real-mode support keep three pages; between RAM and 4 GiB.
 const TSS_ADDRESS: usize = 0xfffb_d000;
@@ -142,6 +144,8 @@ pub(crate) struct Fittings {
     pub(crate) doorbell: Doorbell,
     /// The guest rings it to have its deadline looked at.
     pub(crate) timer: Doorbell,
+    /// Looks at it without being asked to.
+    pub(crate) lookout: Arc<Lookout>,
 }
 
 /// Where the KVM machine finds its fittings.
@@ -170,9 +174,10 @@ impl Fittings {
             window.place(offset, bytes, package).doing("place the package")?;
         }
         let timer = Doorbell::new().doing("create the timer's doorbell")?;
+        let lookout = Arc::new(Lookout::new().doing("create a timer")?);
         let doorbell = shared.doorbell.into();
         let region_memfd = shared.region;
-        let fittings = Self { ram, window, region, region_memfd, status, doorbell, timer };
+        let fittings = Self { ram, window, region, region_memfd, status, doorbell, timer, lookout };
         let wiring = Wiring {
             slots: fittings.slots(),
             node_doorbell: shared.node_doorbell.into(),

@@ -18,6 +18,7 @@
 use crate::clock::{Clock, ClockWriter};
 use crate::gone::{Doing, Gone};
 use crate::kvm;
+use crate::lookout::{FIRST_LOOK_NANOS, Lookout};
 use crate::machine::Shell;
 use crate::order::{Order, Orders};
 use abi::control::status;
@@ -119,6 +120,7 @@ pub(crate) struct Vcpu {
     region: Region,
     status: Region,
     doorbell: Doorbell,
+    lookout: Arc<Lookout>,
     clock: Clock,
     writer: ClockWriter,
     preempt: Arc<Preempt>,
@@ -132,6 +134,7 @@ pub(crate) struct Surroundings {
     pub(crate) region: Region,
     pub(crate) status: Region,
     pub(crate) doorbell: Doorbell,
+    pub(crate) lookout: Arc<Lookout>,
     pub(crate) clock: Clock,
     pub(crate) writer: ClockWriter,
     pub(crate) preempt: Arc<Preempt>,
@@ -145,12 +148,14 @@ impl Vcpu {
         // ordering: release; pairs with the handler's acquire load.
         IMMEDIATE_EXIT.store(flag, Ordering::Release);
         register_signal_handler(SIGRTMIN(), on_signal).doing("register a signal handler")?;
-        let Surroundings { region, status, doorbell, clock, writer, preempt, orders } = around;
+        let Surroundings { region, status, doorbell, lookout, clock, writer, preempt, orders } =
+            around;
         Ok(Self {
             shell,
             region,
             status,
             doorbell,
+            lookout,
             clock,
             writer,
             preempt,
@@ -194,7 +199,17 @@ impl Vcpu {
             if let Some(order) = self.orders.take(is_idle) {
                 return self.stand_still(order);
             }
+            self.go_on()?;
         }
+    }
+
+    /// The guest goes on after a halt: what it would ask the control thread for is seen to.
+    fn go_on(&mut self) -> Result<(), Gone> {
+        self.preempt.arm();
+        self.lookout.set().doing("set a timer")?;
+        let at = self.clock.now().wrapping_add(FIRST_LOOK_NANOS.unsigned_abs());
+        self.region.store_u64(layout::LOOK_AT, at);
+        Ok(())
     }
 
     /// Takes back what stopped the vCPU for an order.
@@ -310,6 +325,7 @@ impl Vcpu {
     fn idle(&mut self) -> Result<(), Gone> {
         self.count(status::EXITS_HALT, 1);
         self.preempt.disarm();
+        self.lookout.clear().doing("clear a timer")?;
         self.wants_interrupt = false;
         self.shell.vcpu.get_kvm_run().request_interrupt_window = 0;
         let limit = self.clock.until(self.region.load_u64(layout::DEADLINE));

@@ -133,6 +133,10 @@ pub(super) fn serve(
         }
         Ok(())
     })?;
+    if load.rate().is_some() {
+        subject.await_refill(before.warm())?;
+    }
+    let mut lines = subject.lines(load.open_max())?;
     // A crowd takes new VMs as it grows, and after a reset another one may be next.
     let is_steady = load.is_plain() && vms.len() == 1;
     let mut take = |landed: Landed| -> Result<(), Fault> {
@@ -182,7 +186,7 @@ pub(super) fn ask(
     let before = subject.vms()?;
     pause.into_iter().for_each(std::thread::sleep);
     let (answer, took) = timed(|| Ok::<_, Fault>(subject.client.invoke(invoke)))?;
-    let landed = Landed { tag: Default::default(), took, answer };
+    let landed = Landed { tag: Default::default(), took, from_send: took, answer };
     let Ok(done) = measured.take(landed, invoke.body)? else { return Ok(None) };
     let vm = done.outcome.vm.to_string();
     measured.usage.exits += subject.vms()?.exits_since(&before, &vm);

@@ -40,6 +40,7 @@ struct Line<'a> {
 struct Flight {
     tag: Tag,
     since: Duration,
+    sent: Duration,
     collector: Collector,
 }
 
@@ -57,6 +58,8 @@ pub(super) struct Landed {
     pub(super) tag: Tag,
     /// From its send, or from when it was to be sent.
     pub(super) took: Duration,
+    /// From its send in any case: what the node took to answer, whoever was late before.
+    pub(super) from_send: Duration,
     pub(super) answer: Result<Completed, ClientError>,
 }
 
@@ -132,7 +135,11 @@ impl<'a> Lines<'a> {
                 continue;
             }
             sends = 0;
-            if self.collect(take)? == 0 && !may_send {
+            let collected = self.collect(take)?;
+            if may_send {
+                // Behind: a shard on the same core gets to answer before the next handful.
+                rustix::thread::sched_yield();
+            } else if collected == 0 {
                 let next = if due > now { due.min(limit) } else { limit };
                 self.wait(Some(next - now))?;
             }
@@ -158,8 +165,9 @@ impl<'a> Lines<'a> {
     fn submit(&mut self, tag: Tag, since: Duration, invoke: &Invoke<'_>) -> Result<(), Fault> {
         let with_room = self.lines.iter_mut().find(|line| line.flights.len() < OPEN_PER_LINE);
         let line = with_room.ok_or_else(|| Fault::new("no connection has room"))?;
+        let sent = self.watch.elapsed();
         let id = line.client.submit(invoke)?;
-        line.flights.insert(id, Flight { tag, since, collector: Collector::default() });
+        line.flights.insert(id, Flight { tag, since, sent, collector: Collector::default() });
         self.open += 1;
         Ok(())
     }
@@ -252,7 +260,12 @@ fn land(
         Err(error @ ClientError::Refused { .. }) => Err(error),
         Err(error) => return Err(error.into()),
     };
-    let landed = Landed { tag: flight.tag, took: now.saturating_sub(flight.since), answer };
+    let landed = Landed {
+        tag: flight.tag,
+        took: now.saturating_sub(flight.since),
+        from_send: now.saturating_sub(flight.sent),
+        answer,
+    };
     flights.remove(&received.id);
     Ok(Some(landed))
 }

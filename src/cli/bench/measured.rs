@@ -34,7 +34,7 @@ pub(super) struct Measured {
     pub(super) baselines: Baselines,
     /// Invokes without the answer they should have had, by code.
     pub(super) errors: BTreeMap<String, u64>,
-    /// How long invokes took that were answered "busy".
+    /// From the send to the answer "busy".
     pub(super) busy: Latencies,
     /// How much later than they were due requests of an open loop were sent.
     pub(super) lateness: Latencies,
@@ -120,7 +120,7 @@ impl Measured {
         let answer = checked(landed.answer, expected)?;
         match &answer {
             Ok(done) => self.record(landed.took, done),
-            Err(code) => self.fail(code, landed.took),
+            Err(code) => self.fail(code, landed.from_send),
         }
         Ok(answer)
     }

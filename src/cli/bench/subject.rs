@@ -22,6 +22,8 @@ use super::vms::Vms;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a snapshot of a function may take before the bench goes on without.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(10);
+/// The same of a VM in place of one that was taken.
+const REFILL_PATIENCE: Duration = Duration::from_secs(2);
 /// Pause between two looks at the pools.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -235,6 +237,20 @@ impl Subject {
             std::thread::sleep(10 * PAUSE);
         }
         self.await_warm().map(drop)
+    }
+
+    /// Waits until as many VMs are warm as there were once, if that does not take too long: making one
+    /// in place of one that was taken is no part of a steady load.
+    pub(super) fn await_refill(&mut self, warm: u64) -> Result<(), Fault> {
+        let deadline = Deadline::after(REFILL_PATIENCE);
+        while !deadline.has_passed() {
+            let vms = self.vms()?;
+            if vms.warm() >= warm && vms.unsettled() == 0 {
+                break;
+            }
+            std::thread::sleep(10 * PAUSE);
+        }
+        Ok(())
     }
 }
 

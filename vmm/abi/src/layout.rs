@@ -165,6 +165,9 @@ pub mod region {
     pub const PREEMPTED_RIP: u32 = 0x18;
     /// Written by the VMM: the program's RFLAGS, as for [`PREEMPTED_RIP`].
     pub const PREEMPTED_RFLAGS: u32 = 0x20;
+    /// Written by the VMM when the guest goes on after a halt: absolute monotonic nanoseconds (guest clock)
+    /// at which it looks at [`DEADLINE`] without being asked to.
+    pub const LOOK_AT: u32 = 0x28;
     /// Written by the guest: what its kernel said before it gave up (UTF-8).
     pub const PANIC: u32 = 0x100;
     /// Room at [`PANIC`].

@@ -21,4 +21,4 @@ pub mod control;
 
 /// Version of every structure in this crate. A snapshot, a VMM and a guest kernel only work
 /// together when theirs are equal.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

@@ -18,7 +18,7 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type Outcome<T> = Result<T, seccompiler::Error>;
 
 /// Any arguments: they name no file and reach nothing but this process and its descriptors.
-const PLAIN: [i64; 26] = [
+const PLAIN: [i64; 27] = [
     libc::SYS_brk,
     libc::SYS_clock_gettime,
     libc::SYS_close,
@@ -44,6 +44,7 @@ const PLAIN: [i64; 26] = [
     libc::SYS_sendmsg,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
+    libc::SYS_timerfd_settime,
     libc::SYS_write,
 ];
 

@@ -51,6 +51,8 @@ pub(crate) const REGISTERS: u64 = 13;
 pub(crate) const CHECK: u64 = 14;
 /// Answers with the 8 bytes at an offset in RAM, plus 1.
 pub(crate) const PEEK: u64 = 15;
+/// As [`PREEMPT`], but does not ask for the timer.
+pub(crate) const PREEMPT_UNASKED: u64 = 16;
 
 /// Guest-physical address of RAM that is not part of the snapshot.
 pub(crate) const DIRTY_RAM: u64 = 0x80_0000;
@@ -160,6 +162,8 @@ test_guest_loop:
     je test_guest_check
     cmp rax, 15
     je test_guest_peek
+    cmp rax, 16
+    je test_guest_user_unasked
     cmp rax, 11
     jne test_guest_loop
 3:  pause
@@ -177,6 +181,10 @@ test_guest_user_spin:
     mov [rbx], rcx
     mov dx, 0x514
     out dx, eax
+    lea rax, [rip + test_guest_spin_here]
+    jmp test_guest_to_user
+test_guest_user_unasked:
+    mov [rbx], rcx
     lea rax, [rip + test_guest_spin_here]
     jmp test_guest_to_user
 test_guest_user_halt:

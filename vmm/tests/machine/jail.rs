@@ -99,6 +99,7 @@ fn descriptors_are_the_vm_and_its_wires() {
         "/memfd:snapshot (deleted)",
         "/proc/PID/pagemap",
         "anon_inode:[eventfd]",
+        "anon_inode:[timerfd]",
         "anon_inode:kvm-vcpu",
         "anon_inode:kvm-vm",
         "socket",

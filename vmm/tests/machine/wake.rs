@@ -3,6 +3,7 @@
 use crate::guest::{self, USER_CODE};
 use crate::{ask, command, guest_now, restored, take};
 use abi::control::status;
+use abi::layout::region as region_layout;
 use abi::ring::Memory;
 use region::clock::monotonic_nanos;
 
@@ -41,6 +42,22 @@ fn timer_preempts_user_mode() {
         assert!((USER_CODE..USER_CODE + 4096).contains(&rip), "round {round}: {rip:#x}");
         assert!(monotonic_nanos() - began >= 2_000_000, "not before its time");
         assert_eq!(cell.status.load_u64(status::INTERRUPTS), round);
+    }
+}
+
+#[test]
+fn a_guest_that_goes_on_after_a_halt_is_preempted_without_asking() {
+    let cell = restored();
+    for round in 1..=50 {
+        // Both before and behind the first look.
+        let nanos = if round % 2 == 0 { 1_000_000 } else { 8_000_000 };
+        let (began, deadline) = (monotonic_nanos(), guest_now(&cell) + nanos);
+        let rip = ask(&cell, guest::PREEMPT_UNASKED, deadline);
+        assert!((USER_CODE..USER_CODE + 4096).contains(&rip), "round {round}: {rip:#x}");
+        assert!(monotonic_nanos() - began >= nanos, "not before its time");
+        assert_eq!(cell.status.load_u64(status::INTERRUPTS), round);
+        let look_at = cell.region.load_u64(region_layout::LOOK_AT);
+        assert!(look_at > deadline - nanos, "it was told when");
     }
 }
 

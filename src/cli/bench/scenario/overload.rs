@@ -31,7 +31,11 @@ const OPEN_FULL: usize = 64;
 /// Of what is offered, this many are about all.
 const ABOUT_ALL_PERCENT: u64 = 97;
 /// Rounds in which the rate is looked for that is about all answered.
-const CAPACITY_ROUNDS_MAX: u32 = 8;
+const CAPACITY_ROUNDS_MAX: u32 = 10;
+/// The next rate to what the node kept up with, while none was too much.
+const CAPACITY_GROWTH_PERCENT: u64 = 150;
+/// A rate that is too much is this close to one that is not, percent of it: near enough.
+const CAPACITY_CLOSE_PERCENT: u64 = 112;
 /// Storms: a calm of seconds is not the same twice on a shared machine.
 const STORMS: usize = 5;
 /// Parts of the time there is that one step takes.
@@ -102,34 +106,44 @@ impl Crowd {
         Invoke { user: &self.users[user], ..Invoke::new(self.function, &self.payload) }
     }
 
-    /// Invokes per second that are answered when they come on time, whether or not others have been:
-    /// what is answered of as many as are answered without a pause, then of as many as that was,
-    /// until about all are, twice: a queue takes its time to grow.
+    /// Invokes per second that are about all answered when they come on time, whether or not others
+    /// have been: looked for up and down from what is answered without a pause, until there is a rate
+    /// that is and one a little higher that is not.
     fn capacity(&self, subject: &mut Subject, span: Duration) -> Result<u64, Fault> {
         let mut rate = self.without_pause(subject, span)?;
-        let mut kept_up = 0;
+        let (mut kept_up, mut too_much) = (0, u64::MAX);
         for _ in 0..CAPACITY_ROUNDS_MAX {
-            let arrivals = Arrivals::within(rate, span);
-            let mut in_time = 0_u64;
-            let mut lines = subject.lines(OPEN_MAX)?;
-            let watch = Watch::start();
-            let mut take = |landed: Landed| {
-                in_time += u64::from(landed.answer.is_ok() && watch.elapsed() <= span);
-                Ok(())
-            };
-            lines.depart((0, arrivals, span), &|number| self.invoke(number), &mut take)?;
-            lines.finish(&mut take)?;
-            let answered = per_second(in_time, span)?;
-            if answered < rate * ABOUT_ALL_PERCENT / 100 {
-                (rate, kept_up) = (answered, 0);
-                continue;
+            let answered = self.answered_of(subject, rate, span)?;
+            if answered >= rate * ABOUT_ALL_PERCENT / 100 {
+                kept_up = kept_up.max(rate);
+            } else {
+                too_much = too_much.min(rate);
             }
-            kept_up += 1;
-            if kept_up == 2 {
+            rate = match (kept_up, too_much) {
+                (0, _) => answered.max(1),
+                (kept_up, u64::MAX) => kept_up * CAPACITY_GROWTH_PERCENT / 100,
+                (kept_up, too_much) => kept_up.midpoint(too_much),
+            };
+            if too_much <= kept_up * CAPACITY_CLOSE_PERCENT / 100 {
                 break;
             }
         }
-        Ok(rate)
+        Ok(if kept_up == 0 { rate } else { kept_up })
+    }
+
+    /// How many of `rate` a second are answered within `span`, a second.
+    fn answered_of(&self, subject: &mut Subject, rate: u64, span: Duration) -> Result<u64, Fault> {
+        let mut in_time = 0_u64;
+        let mut lines = subject.lines(OPEN_MAX)?;
+        let watch = Watch::start();
+        let mut take = |landed: Landed| {
+            in_time += u64::from(landed.answer.is_ok() && watch.elapsed() <= span);
+            Ok(())
+        };
+        let arrivals = Arrivals::within(rate, span);
+        lines.depart((0, arrivals, span), &|number| self.invoke(number), &mut take)?;
+        lines.finish(&mut take)?;
+        per_second(in_time, span)
     }
 
     /// Invokes per second with always enough to do, after as long a time in which VMs are taken
@@ -165,13 +179,13 @@ impl Crowd {
         let mut lines = subject.lines(OPEN_MAX)?;
         let watch = Watch::start();
         let mut take = |landed: Landed| {
-            let took = landed.took;
+            let (took, from_send) = (landed.took, landed.from_send);
             match measured.take(landed, &self.payload)? {
                 Ok(_) => {
                     step.latencies.record(took);
                     step.in_time += u64::from(watch.elapsed() <= span);
                 }
-                Err(code) => step.fail(code, took),
+                Err(code) => step.fail(code, from_send),
             }
             Ok(())
         };
