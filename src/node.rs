@@ -20,7 +20,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use crate::cell::{Nursery, NurserySettings, open_kvm};
 use crate::client::{Client, ClientError};
 use crate::code::Code;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Paths};
 use crate::credential::NodeKey;
 use crate::door::{Door, greet_self};
 use crate::exporter::Exporter;
@@ -147,7 +147,7 @@ impl Node {
             vmm: config.paths.vmm.clone(),
             kernel: config.paths.kernel.clone(),
         })
-        .map_err(NodeError::lack)?;
+        .map_err(|error| NodeError::lack(format_args!("{error}{}", replaced(&config.paths))))?;
         let flavour = nursery.flavour();
         tracing::info!(
             flavour = flavour_name(flavour),
@@ -373,6 +373,15 @@ fn first_invoke(shard: u16) -> io::Result<u64> {
 fn vmm_user() -> u32 {
     const NOBODY: u32 = 65_534;
     if rustix::process::geteuid().is_root() { NOBODY } else { 0 }
+}
+
+/// What a VM is made of that the library did not carry, for who has to find out which it was.
+fn replaced(paths: &Paths) -> String {
+    let keys = [("vmm", &paths.vmm), ("kernel", &paths.kernel), ("root_image", &paths.root_image)];
+    let told = |(key, path): (&str, &Option<PathBuf>)| {
+        path.as_ref().map(|path| format!("; paths.{key} is {}", path.display()))
+    };
+    keys.into_iter().filter_map(told).collect()
 }
 
 /// Clients and VMs take more descriptors than the usual soft limit of 1,024 allows; the hard limit

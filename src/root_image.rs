@@ -63,10 +63,14 @@ impl RootImage {
     /// Blocks: reads a few megabytes from disk. Called once, before the first VM.
     ///
     /// # Errors
-    /// The configured file cannot be read.
+    /// The configured file cannot be read, or there is nothing in it.
     pub(crate) fn load(configured: Option<&Path>) -> io::Result<Self> {
         if let Some(path) = configured {
-            let mut archive = fs::read(path)?;
+            let named = |what: String| io::Error::other(format!("{}: {what}", path.display()));
+            let mut archive = fs::read(path).map_err(|error| named(error.to_string()))?;
+            if archive.is_empty() {
+                return Err(named("it is empty, no tar archive".to_owned()));
+            }
             archive.resize(archive.len().next_multiple_of(4096), 0);
             return Ok(Self { archive, warning: None });
         }
