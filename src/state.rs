@@ -8,13 +8,22 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 /// Programs, settings and environments of several users: nobody else's business.
 const MODE: u32 = 0o700;
 /// The file in it that is locked.
 const LOCK: &str = "lock";
+
+/// Attempts to lock, for 2 s together: a node that was killed may have been starting a VMM, and a process
+/// has its parent's lock until it executes its own program.
+const ATTEMPTS_MAX: u32 = 200;
+/// Pause between two of them.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The right to use a state directory.
 #[derive(Debug)]
@@ -77,9 +86,9 @@ impl StateLock {
         let path = state.join(LOCK);
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = file.map_err(|source| failed(&path, source))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match lock(&file) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Errno::WOULDBLOCK) => {
                 let mut holder = String::new();
                 // Only for the message.
                 let _ = file.take(16).read_to_string(&mut holder);
@@ -95,6 +104,21 @@ impl StateLock {
         };
         note(&mut file).map_err(|source| failed(&path, source))?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Locks the file, or finds that another process keeps it.
+fn lock(file: &File) -> rustix::io::Result<()> {
+    let mut attempts = 0;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if attempts < ATTEMPTS_MAX => {
+                attempts += 1;
+                sleep(LOOK_AGAIN);
+            }
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
     }
 }
 
@@ -146,6 +170,19 @@ mod tests {
         assert!(said.contains(state.to_str().unwrap()), "{said}");
         drop(held);
         StateLock::take(&state).unwrap();
+    }
+
+    #[test]
+    fn who_is_about_to_let_go_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = StateLock::take(folder.path()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sleep(5 * LOOK_AGAIN);
+                drop(held);
+            });
+            StateLock::take(folder.path()).unwrap();
+        });
     }
 
     #[test]

@@ -153,14 +153,14 @@ impl Kernel {
         let slice_end = now + SLICE_NANOS;
         let mut has_others = false;
         let mut until = self.next_deadline().min(now + LOOK_NANOS);
-        self.arm(until, now);
+        self.arm(until);
         self.processes.begin_turn(task, now);
         let turn = loop {
             // Others may have become ready by what the task just did.
             if !has_others && self.processes.has_ready() {
                 has_others = true;
                 until = slice_end;
-                self.arm(until, now);
+                self.arm(until);
             }
             let turn = turn::run(&mut self.processes, task);
             if turn != Turn::Goes {
@@ -185,10 +185,11 @@ impl Kernel {
 
     /// Sees to it that user mode is left by `at_nanos`. Asking the VMM to look costs 3 us here and
     /// wakes a thread of it, so when it looks before that anyway it is left to find out then.
-    fn arm(&mut self, at_nanos: u64, now: u64) {
+    fn arm(&mut self, at_nanos: u64) {
+        // What it is to find there, and only then the time: a look that is still to come finds it.
         self.region.store_u64(region::DEADLINE, at_nanos);
-        let looks_in_time = (now + CLOCK_MARGIN_NANOS..=at_nanos).contains(&self.armed_nanos);
-        if at_nanos != NEVER && !looks_in_time {
+        let now = monotonic_nanos();
+        if at_nanos != NEVER && !looks_in_time(self.armed_nanos, now, at_nanos) {
             port::ask_timer();
             self.armed_nanos = at_nanos;
         }
@@ -232,6 +233,11 @@ impl Kernel {
         }
         self.agent.set_sleeping(false);
     }
+}
+
+/// Whether a look at `look_nanos` is still to come, and soon enough for what is wanted at `at_nanos`.
+fn looks_in_time(look_nanos: u64, now: u64, at_nanos: u64) -> bool {
+    (now + CLOCK_MARGIN_NANOS..=at_nanos).contains(&look_nanos)
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use rustix::time::{
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// How long after a halt the first look is: a program that still runs then, or that others wait behind,
-/// is one that computes.
-pub(crate) const FIRST_LOOK_NANOS: i64 = 5_000_000;
+/// How long after a halt the first look is: within the guest's time slice, so that it need not ask either
+/// when others are ready.
+pub(crate) const FIRST_LOOK_NANOS: i64 = 3_000_000;
 
 const NEVER: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 const FIRST_LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: FIRST_LOOK_NANOS };

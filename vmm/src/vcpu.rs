@@ -71,7 +71,7 @@ impl Preempt {
         }
     }
 
-    /// The guest asked for a deadline.
+    /// The guest asked for a deadline, or goes on after a halt.
     pub(crate) fn arm(&self) {
         // ordering: relaxed; a flag that publishes nothing, and a lost or late one costs the
         // guest one spurious interrupt.
@@ -212,8 +212,10 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Takes back what stopped the vCPU for an order.
+    /// Takes back what stopped the vCPU for an order, and what could disturb that.
     fn stand_still(&mut self, order: Order) -> Result<Order, Gone> {
+        self.preempt.disarm();
+        self.lookout.clear().doing("clear a timer")?;
         self.doorbell.drain().doing("read the doorbell")?;
         self.shell.vcpu.set_kvm_immediate_exit(0);
         Ok(order)

@@ -90,13 +90,12 @@ impl Lab<'_> {
         batch: Batch<'_>,
     ) -> Result<(), Fault> {
         let before = self.subject.vms()?;
-        let cpu = self.subject.cpu_time(&before)?;
-        measured.begin_batch();
+        measured.begin(self.subject.cpu_time(&before)?);
         batch(self.subject, count, measured)?;
         measured.end_batch();
         let after = self.subject.vms()?;
+        measured.count_cpu(self.subject.cpu_time(&after)?);
         let usage = &mut measured.usage;
-        usage.cpu += self.subject.cpu_time(&after)?.saturating_sub(cpu);
         let ((resets, pages), (all_resets, all_pages)) = (before.resets(), after.resets());
         usage.resets += all_resets - resets;
         usage.reset_pages += all_pages - pages;
@@ -122,19 +121,27 @@ pub(super) fn serve(
 ) -> Result<(), Fault> {
     let load = plan.load;
     let mut vms = BTreeSet::new();
-    let before = subject.vms()?;
-    let mut lines = subject.lines(load.open_max())?;
     let (invoke, seen) = (question.invoke, &mut question.seen);
     let concurrency = load.concurrency().unwrap_or(1);
     let warm_up = WARM_UP.max(concurrency as u64);
-    lines.closed((concurrency, warm_up, Duration::MAX), invoke, &mut |landed: Landed| {
-        if let Ok(done) = checked(landed.answer, invoke(landed.tag.number).body)? {
-            vms.insert(done.outcome.vm);
-        }
-        Ok(())
-    })?;
+    let mut wake = |subject: &mut Subject| {
+        let mut note = |landed: Landed| {
+            if let Ok(done) = checked(landed.answer, invoke(landed.tag.number).body)? {
+                vms.insert(done.outcome.vm);
+            }
+            Ok(())
+        };
+        let mut lines = subject.lines(load.open_max())?;
+        lines.closed((concurrency, warm_up, Duration::MAX), invoke, &mut note)
+    };
+    let mut before = subject.vms()?;
+    wake(subject)?;
     if load.rate().is_some() {
+        // A steady load has its VM, and the node has made another in its place: measured is from now on.
         subject.await_refill(before.warm())?;
+        before = subject.vms()?;
+        measured.begin(subject.cpu_time(&before)?);
+        wake(subject)?;
     }
     let mut lines = subject.lines(load.open_max())?;
     // A crowd takes new VMs as it grows, and after a reset another one may be next.

@@ -47,6 +47,8 @@ pub(super) struct Measured {
     pub(super) intervals: Option<Vec<Interval>>,
     watch: Watch,
     batch_start: Duration,
+    /// Processor time of the node and its VMMs when what is measured began.
+    cpu_start: Duration,
 }
 
 /// What the node used while it served invokes.
@@ -93,6 +95,7 @@ impl Measured {
             intervals: has_intervals.then(Vec::new),
             watch: Watch::start(),
             batch_start: Duration::ZERO,
+            cpu_start: Duration::ZERO,
         }
     }
 
@@ -142,8 +145,19 @@ impl Measured {
         }
     }
 
+    /// What is measured begins, with a batch; the node and its VMMs have used so much until now.
+    pub(super) fn begin(&mut self, cpu: Duration) {
+        self.cpu_start = cpu;
+        self.begin_batch();
+    }
+
+    /// What was measured is over; they have used so much by now.
+    pub(super) fn count_cpu(&mut self, cpu: Duration) {
+        self.usage.cpu += cpu.saturating_sub(self.cpu_start);
+    }
+
     /// A batch of invokes begins.
-    pub(super) fn begin_batch(&mut self) {
+    fn begin_batch(&mut self) {
         self.batch_start = self.watch.elapsed();
     }
 

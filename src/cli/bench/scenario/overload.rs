@@ -74,7 +74,7 @@ pub(super) fn measure(lab: &mut Lab<'_>, program: &Program) -> Result<Measured, 
     lab.subject.settle()?;
     let span = (lab.plan.limit / STEPS_PER_LIMIT)
         .clamp(Duration::from_millis(100), Duration::from_secs(1));
-    let capacity = crowd.capacity(lab.subject, 2 * span)?;
+    let capacity = crowd.capacity(lab.subject, span)?;
     measured.extra.insert("capacity_per_second".to_owned(), json!(capacity));
     let mut steps = Vec::new();
     for percent in PERCENT {
@@ -113,20 +113,25 @@ impl Crowd {
         let mut rate = self.without_pause(subject, span)?;
         let (mut kept_up, mut too_much) = (0, u64::MAX);
         for _ in 0..CAPACITY_ROUNDS_MAX {
-            let answered = self.answered_of(subject, rate, span)?;
-            if answered >= rate * ABOUT_ALL_PERCENT / 100 {
-                kept_up = kept_up.max(rate);
-            } else {
-                too_much = too_much.min(rate);
+            let about_all = rate * ABOUT_ALL_PERCENT / 100;
+            let mut answered = self.answered_of(subject, rate, span)?;
+            if answered < about_all {
+                // A machine that stood still for once is no limit.
+                answered = answered.max(self.answered_of(subject, rate, span)?);
             }
-            rate = match (kept_up, too_much) {
-                (0, _) => answered.max(1),
-                (kept_up, u64::MAX) => kept_up * CAPACITY_GROWTH_PERCENT / 100,
-                (kept_up, too_much) => kept_up.midpoint(too_much),
-            };
-            if too_much <= kept_up * CAPACITY_CLOSE_PERCENT / 100 {
+            if answered >= about_all {
+                kept_up = rate;
+            } else {
+                too_much = rate;
+            }
+            if too_much <= (kept_up * CAPACITY_CLOSE_PERCENT / 100).max(kept_up + 1) {
                 break;
             }
+            rate = match (kept_up, too_much) {
+                (0, _) => answered.clamp(1, rate - 1),
+                (kept_up, u64::MAX) => (kept_up * CAPACITY_GROWTH_PERCENT / 100).max(kept_up + 1),
+                (kept_up, too_much) => kept_up.midpoint(too_much),
+            };
         }
         Ok(if kept_up == 0 { rate } else { kept_up })
     }
@@ -143,7 +148,7 @@ impl Crowd {
         let arrivals = Arrivals::within(rate, span);
         lines.depart((0, arrivals, span), &|number| self.invoke(number), &mut take)?;
         lines.finish(&mut take)?;
-        per_second(in_time, span)
+        Ok(per_second(in_time, span))
     }
 
     /// Invokes per second with always enough to do, after as long a time in which VMs are taken
@@ -162,7 +167,10 @@ impl Crowd {
             })?;
             took = watch.elapsed();
         }
-        per_second(count, took)
+        match per_second(count, took) {
+            0 => Err(Fault::new("the node answers nothing when it always has enough to do")),
+            rate => Ok(rate),
+        }
     }
 
     /// One step of load.
@@ -263,13 +271,10 @@ impl Storm {
     }
 }
 
-/// How many a second `count` in `took` are: one at least.
-fn per_second(count: u64, took: Duration) -> Result<u64, Fault> {
+/// How many a second `count` in `took` are.
+fn per_second(count: u64, took: Duration) -> u64 {
     let per_second = u128::from(count) * 1_000_000_000 / took.as_nanos().max(1);
-    match u64::try_from(per_second) {
-        Ok(per_second) if per_second > 0 => Ok(per_second),
-        _ => Err(Fault::new("the node answers nothing when it always has enough to do")),
-    }
+    u64::try_from(per_second).unwrap_or(u64::MAX)
 }
 
 impl Step {
