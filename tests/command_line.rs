@@ -281,6 +281,18 @@ fn mistakes_are_told_with_what_to_do() {
 }
 
 #[test]
+fn a_node_that_is_still_starting_is_waited_for() {
+    let mut node = Served::start();
+    node.kill();
+    let (status, _, rest) = told(&node.run("list", &["--wait", "50ms"]));
+    assert_eq!(status, Some(1), "{rest}");
+    assert!(rest.contains("no-node"), "{rest}");
+    let mut early = node.command("list", &["--wait", "60s"]).spawn().unwrap();
+    node.start_again();
+    assert_eq!(early.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn status_counts_what_happened() {
     let node = Spoken::with_shell();
     // Busybox's shell starts a process for this; the guest has no way to.

@@ -80,7 +80,7 @@ impl Demo {
         let counters = &status["counters"];
         self.say(&format!(
             "6. The node is stopped. It booted {} VM and restored {}.\n\nYour turn:\n   \
-             pilotlight serve &\n   pilotlight deploy hello --program PATH-OF-A-STATIC-PROGRAM\n   \
+             pilotlight serve &\n   pilotlight deploy hello --wait 10s --program PATH-OF-A-STATIC-PROGRAM\n   \
              pilotlight invoke hello --payload Ada\n",
             counters["boots"], counters["restores"],
         ))?;

@@ -1,9 +1,14 @@
 //! Which node a command speaks to.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use perf::Deadline;
 use pilotlight::client::{Client, ClientError};
+use pilotlight::code::Code;
 use pilotlight::config::default_socket;
+
+use super::deploy::timeout;
 
 /// Which node a command speaks to.
 #[derive(Clone, Debug, clap::Args)]
@@ -12,12 +17,27 @@ pub(crate) struct Target {
     /// /run/pilotlight/node.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+
+    /// Wait this long at most for a node to listen there: 10s [default: not at all]
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    wait: Option<Duration>,
 }
 
+/// Pause between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 impl Target {
-    /// Connects to it.
+    /// Connects to it, as soon as it is there if that is to be waited for.
     pub(crate) fn connect(&self) -> Result<Client, ClientError> {
-        Client::connect(&self.path())
+        let deadline = Deadline::after(self.wait.unwrap_or_default());
+        loop {
+            match Client::connect(&self.path()) {
+                Err(error) if error.code() == Code::NoNode.as_str() && !deadline.has_passed() => {
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Its socket.
