@@ -529,12 +529,15 @@ pub fn default_state() -> PathBuf {
     state.or_else(home).unwrap_or_else(std::env::temp_dir).join("pilotlight")
 }
 
-/// Default socket: `/run/pilotlight/node.sock` for root, else `$XDG_RUNTIME_DIR/pilotlight/node.sock`,
+/// Socket of a node that root runs, or a host's service.
+pub const HOST_SOCKET: &str = "/run/pilotlight/node.sock";
+
+/// Default socket: [`HOST_SOCKET`] for root, else `$XDG_RUNTIME_DIR/pilotlight/node.sock`,
 /// without that variable the state directory's `node.sock`.
 #[must_use]
 pub fn default_socket() -> PathBuf {
     if rustix::process::geteuid().is_root() {
-        return PathBuf::from("/run/pilotlight/node.sock");
+        return PathBuf::from(HOST_SOCKET);
     }
     let runtime = absolute("XDG_RUNTIME_DIR").map(|directory| directory.join("pilotlight"));
     runtime.unwrap_or_else(default_state).join("node.sock")

@@ -17,7 +17,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use pilotlight::client::{Client, ClientError};
-use pilotlight::socket::request::Invoke;
+use pilotlight::invoke::LogAccount;
+use pilotlight::socket::request::{Invoke, OPTION_SETTLE_LOGS};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
@@ -77,11 +78,14 @@ struct Crowd<'a> {
     service: &'a Service,
     next: AtomicU64,
     deployed: Mutex<HashSet<String>>,
+    /// Invokes whose answer said that their record was handed over to the service.
+    handed_over: Mutex<HashSet<u64>>,
 }
 
 impl<'a> Crowd<'a> {
     fn new(socket: PathBuf, service: &'a Service) -> Self {
-        Self { socket, service, next: AtomicU64::new(0), deployed: Mutex::default() }
+        let next = AtomicU64::new(0);
+        Self { socket, service, next, deployed: Mutex::default(), handed_over: Mutex::default() }
     }
 
     /// The user's function is there, and those of users long gone are not.
@@ -104,16 +108,36 @@ impl<'a> Crowd<'a> {
         Ok(())
     }
 
+    /// Invokes, and what it logs is counted later.
     fn ask(&self, client: &mut Client, number: u64) -> Result<(), ClientError> {
+        self.ask_with(0, client, number).map(drop)
+    }
+
+    /// The same, and the answer waits until it knows what became of the record.
+    fn ask_and_settle(&self, client: &mut Client, number: u64) -> Result<(), ClientError> {
+        let account = self.ask_with(OPTION_SETTLE_LOGS, client, number)?;
+        assert_eq!(account.produced, 1, "{number}: {account:?}");
+        assert!(account.handed_over + account.dropped <= 1, "{number}: {account:?}");
+        if account.handed_over == 1 {
+            self.handed_over.lock().unwrap().insert(number);
+        }
+        Ok(())
+    }
+
+    fn ask_with(
+        &self,
+        options: u8,
+        client: &mut Client,
+        number: u64,
+    ) -> Result<LogAccount, ClientError> {
         let (user, body) = (user(number), body(number));
         self.deploy(client, &user)?;
         let mut storage = Vec::new();
         let logging = Some(self.service.logging(&mut storage));
-        let done =
-            client.invoke(&Invoke { logging, options: 0, ..invoke(&user, "echo", &body) })?;
+        let done = client.invoke(&Invoke { logging, options, ..invoke(&user, "echo", &body) })?;
         assert_success(&done);
         assert!(done.response == body, "{number}: another's answer, or not all of it");
-        Ok(())
+        Ok(done.outcome.log)
     }
 
     /// One client's part of so many invokes, each of which is to succeed.
@@ -135,7 +159,9 @@ impl<'a> Crowd<'a> {
         let mut client = connect(&self.socket);
         while !ends.load(Ordering::Relaxed) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let answer = self.ask(&mut client, number);
+            let asks =
+                if number.is_multiple_of(SETTLE_EVERY) { Self::ask_and_settle } else { Self::ask };
+            let answer = asks(self, &mut client, number);
             let code = answer.as_ref().map_or_else(|error| error.code(), |()| "answered");
             *answers.lock().unwrap().entry(code.to_owned()).or_default() += 1;
             match answer {
@@ -222,6 +248,8 @@ fn vmms(status: &Value) -> Vec<Pid> {
     pids.map(|pid| Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()).collect()
 }
 
+/// Every so many invokes one waits for the account of its log.
+const SETTLE_EVERY: u64 = 8;
 /// Every so many VMMs the node is killed.
 const NODE_EVERY: u64 = 20;
 
@@ -264,7 +292,12 @@ fn whoever_is_killed_every_invoke_is_answered_or_fails_clearly() {
     let answers = answers.into_inner().unwrap();
     eprintln!("{killed} kills, {nodes} of them of the node: {answers:?}");
     assert!(answers["answered"] > 0 && nodes > 0, "{answers:?}");
-    let (asked, arrived) = (crowd.next.into_inner(), arrived(&rsyslog));
+    let (asked, handed_over) = (crowd.next.into_inner(), crowd.handed_over.into_inner().unwrap());
+    let arrived = arrived(&rsyslog);
+    let lost: Vec<_> = handed_over.iter().filter(|number| !arrived.contains_key(number)).collect();
+    assert!(lost.is_empty(), "said to be handed over, and not there: {lost:?}");
+    assert!(arrived.iter().all(|(number, times)| *number >= asked || *times == 1), "doubled");
+    eprintln!("{} records were said to be handed over, and arrived", handed_over.len());
     let (known, unknown): (Vec<u64>, Vec<u64>) =
         arrived.into_keys().partition(|number| *number < asked);
     eprintln!("{} records arrived; {} were cut off", known.len(), unknown.len());

@@ -1,7 +1,8 @@
 //! Promise: whatever programs, clients and guest kernels do, there is a clear answer, others are served
 //! meanwhile, and afterwards the node holds no more than before. Needs KVM and Debian's rsyslog.
 //!
-//! `ROUNDS` is how often everything is done again (1), `MIB` how much one program logs (16).
+//! `ROUNDS` is how often everything is done again (1), `MIB` how much one program logs (16). From
+//! [`LONG`] rounds on the time is told apart from noise: the pools are back within [`REFILL`].
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -18,9 +19,11 @@ use std::time::Duration;
 use pilotlight::client::{Client, Completed, Package};
 use pilotlight::invoke::Status;
 use pilotlight::socket::request::{Invoke, OPTION_SETTLE_LOGS};
+use pilotlight::socket::settings::PackageForm;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use self::support::bad_service::BadServices;
 use self::support::held::Held;
 use self::support::node::{
     assert_success, invoke, package, refusal, run, stream_package, text, wait_for_status,
@@ -32,8 +35,13 @@ use self::support::served::Served;
 use self::support::service::Service;
 
 /// VMs that are idle go soon, so that what is left can be counted.
+/// Nobody tries long to reach a logging service that is none.
 const CONFIG: &str = "[pools]\nidle_expiry_seconds = 1\nwarm_target = 2\nwarm_min = 2\n\
-    [snapshots]\ncount_max = 0\n";
+    [snapshots]\ncount_max = 0\n\
+    [log]\nconnect_timeout_millis = 200\nlinger_seconds = 1\n";
+
+const REFILL: Duration = Duration::from_secs(2);
+const LONG: u32 = 100;
 
 fn number(name: &str, default: u32) -> u32 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
@@ -148,6 +156,91 @@ fn tricks(port: u16) -> Vec<Trick> {
     ]
 }
 
+/// A file that is no program, and what whoever deploys or invokes it is told.
+struct Broken {
+    package: Package,
+    code: &'static str,
+    /// Part of the text. Where the node takes it for a program, the guest says this of the invoke.
+    reason: &'static str,
+}
+
+/// Where a program header has these fields, all of 8 bytes.
+const HEADER_ADDRESS: usize = 16;
+const HEADER_MEMORY_BYTES: usize = 40;
+
+fn broken_programs() -> Vec<Broken> {
+    let whole = package("noop", &[]);
+    let broken = |code, reason, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut package = whole.clone();
+        change(&mut package.bytes);
+        Broken { package, code, reason }
+    };
+    // Its segments follow one another; the second begins where the first does.
+    let headers: Vec<usize> = (0..usize::from(whole.bytes[56])).map(|at| 64 + 56 * at).collect();
+    let is_load = |at: &&usize| whole.bytes[**at..**at + 4] == 1_u32.to_le_bytes();
+    let loads: Vec<usize> = headers.iter().filter(is_load).copied().collect();
+    let put = |bytes: &mut Vec<u8>, at: usize, value: u64| {
+        bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    };
+    let first = loads[0] + HEADER_ADDRESS;
+    let first = u64::from_le_bytes(whole.bytes[first..first + 8].try_into().unwrap());
+    let dynamic = std::fs::read("/bin/true").unwrap();
+    let mut tar = broken("bad-package", "archive", &|bytes| bytes.truncate(1000));
+    tar.package.settings.package = PackageForm::Tar;
+    vec![
+        broken("bad-package", "cut short", &|bytes| bytes.truncate(100)),
+        broken("not-executable", "cut short", &|bytes| bytes.truncate(bytes.len() / 4)),
+        broken("bad-package", "64-bit", &|bytes| bytes[4] = 1),
+        broken("bad-package", "ELF", &|bytes| bytes.fill(b'?')),
+        broken("script", "interpreter", &|bytes| *bytes = b"#!/bin/sh\n".to_vec()),
+        broken("dynamic-program", "-static", &|bytes| bytes.clone_from(&dynamic)),
+        broken("not-executable", "overlap", &|bytes| put(bytes, loads[1] + HEADER_ADDRESS, first)),
+        broken("not-executable", "outside", &|bytes| {
+            put(bytes, loads[1] + HEADER_MEMORY_BYTES, u64::MAX);
+        }),
+        tar,
+    ]
+}
+
+fn refuse_what_is_broken(client: &mut Client, programs: &[Broken]) {
+    for Broken { package, code, reason } in programs {
+        match client.deploy(("mallory", "broken"), package) {
+            Err(error) => {
+                assert_eq!(error.code(), *code, "{error}");
+                assert!(error.to_string().contains(reason), "{error}");
+            }
+            Ok(_) => {
+                let done = client.invoke(&invoke("mallory", "broken", b"")).unwrap();
+                assert_eq!(done.outcome.status, Status::NotExecutable, "{code}, {reason}");
+                assert!(done.outcome.reason.contains(reason), "{}", done.outcome.reason);
+                assert_eq!(*code, "not-executable", "{reason}");
+                client.remove("mallory", "broken").unwrap();
+            }
+        }
+    }
+    for (user, function) in [("mallory", "broken"), ("nobody-knows", "echo")] {
+        let (code, message) = refusal(client.invoke(&invoke(user, function, b"")));
+        assert_eq!(code, "unknown-function", "{message}");
+    }
+}
+
+/// A program that logs, for each service that takes none of it. Returns how many records that were.
+fn log_in_vain(client: &mut Client, bad: &BadServices) -> u64 {
+    let mut records = 0;
+    for (name, service) in &bad.services {
+        let mut storage = Vec::new();
+        let logging = Some(service.logging(&mut storage));
+        // Nobody waits for what becomes of the log.
+        let asked = Invoke { logging, options: 0, ..invoke("mallory", "lines", b"") };
+        let done = client.invoke(&asked).unwrap();
+        assert_success(&done);
+        let account = done.outcome.log;
+        assert_eq!((account.produced, account.handed_over), (3, 0), "{name}: {account:?}");
+        records += account.produced;
+    }
+    records
+}
+
 /// Bytes that are no request: what the node says before it closes, if anything.
 fn send_nonsense(node: &Served, bytes: &[u8], hangs_up: bool) {
     let mut stream = UnixStream::connect(node.socket()).unwrap();
@@ -189,6 +282,21 @@ fn kill_a_vm(node: &Served, client: &mut Client, bystander: &Bystander) {
     assert!(code == "vm-lost" || code == "vm-gone", "{code}: {message}");
 }
 
+/// As many VMs are warm as are to be, soon: after many rounds within [`REFILL`].
+fn assert_refilled(client: &mut Client, rounds: u32) {
+    let mut took = Duration::ZERO;
+    wait_until("the pool to be full", || {
+        let is_full = client.status().unwrap()["pools"]["warm"].as_u64().unwrap() >= 2;
+        if !is_full {
+            took += REFILL / 100;
+            std::thread::sleep(REFILL / 100);
+        }
+        is_full
+    });
+    eprintln!("the pool was full after {} ms", took.as_millis());
+    assert!(rounds < LONG || took <= REFILL, "{took:?}");
+}
+
 #[test]
 fn whatever_they_do_others_are_served_and_nothing_is_left_behind() {
     let rounds = number("ROUNDS", 1);
@@ -203,6 +311,9 @@ fn whatever_they_do_others_are_served_and_nothing_is_left_behind() {
     let mib = number("MIB", 16).to_string();
     client.deploy(("mallory", "gush"), &package("gush", &[&mib])).unwrap();
     client.deploy(("mallory", "cat"), &package("busybox", &["cat"])).unwrap();
+    client.deploy(("mallory", "lines"), &package("log-lines", &["3"])).unwrap();
+    let (broken, bad_services) = (broken_programs(), BadServices::start());
+    let mut in_vain = 0;
     let rsyslog = Rsyslog::tcp();
     let service = Service::of_tcp(&rsyslog);
     let bystander = Bystander::start(&node);
@@ -228,6 +339,8 @@ fn whatever_they_do_others_are_served_and_nothing_is_left_behind() {
         let asked = Invoke { logging, options, ..invoke("mallory", "gush", b"") };
         let account = client.invoke(&asked).unwrap().outcome.log;
         assert_eq!(account.produced, account.handed_over + account.dropped, "{account:?}");
+        in_vain += log_in_vain(&mut client, &bad_services);
+        refuse_what_is_broken(&mut client, &broken);
         nonsense(&node, round);
         kill_a_vm(&node, &mut client, &bystander);
         assert!(outside.accept().is_err(), "nobody came out");
@@ -236,8 +349,12 @@ fn whatever_they_do_others_are_served_and_nothing_is_left_behind() {
             before = Some(Held::at_rest(&node, 1));
         }
     }
+    assert_refilled(&mut client, rounds);
     let after = Held::at_rest(&node, 1);
-    eprintln!("{rounds} rounds; {} served", bystander.end());
+    wait_for_status(&mut client, "what went nowhere to be counted as dropped", |status| {
+        status["counters"]["log_dropped"].as_u64().unwrap() >= in_vain
+    });
+    eprintln!("{rounds} rounds; {} served; {in_vain} records in vain", bystander.end());
     after.is_no_more_than(before.unwrap());
 }
 
@@ -298,6 +415,7 @@ fn a_guest_kernel_that_turns_on_its_node_loses_its_vm_and_nobody_else_notices() 
             });
         }
     }
+    assert_refilled(&mut client, rounds);
     let after = Held::at_rest(&node, 1);
     eprintln!("{rounds} rounds; {} served", bystander.end());
     after.is_no_more_than(before);

@@ -1,20 +1,20 @@
 //! Which node a command speaks to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use perf::Deadline;
 use pilotlight::client::{Client, ClientError};
 use pilotlight::code::Code;
-use pilotlight::config::default_socket;
+use pilotlight::config::{HOST_SOCKET, default_socket};
 
 use super::deploy::timeout;
 
 /// Which node a command speaks to.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Target {
-    /// Invoke socket of the node [default: $XDG_RUNTIME_DIR/pilotlight/node.sock, as root
-    /// /run/pilotlight/node.sock]
+    /// Invoke socket of the node [default: $XDG_RUNTIME_DIR/pilotlight/node.sock, where there is none
+    /// and as root the host's, /run/pilotlight/node.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 
@@ -40,8 +40,12 @@ impl Target {
         }
     }
 
-    /// Its socket.
+    /// Its socket: without one named, that of a node of the user's own, or else of the host's.
     pub(crate) fn path(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(default_socket)
+        if let Some(socket) = &self.socket {
+            return socket.clone();
+        }
+        let (own, host) = (default_socket(), Path::new(HOST_SOCKET));
+        if !own.exists() && host.exists() { host.to_owned() } else { own }
     }
 }
