@@ -12,6 +12,7 @@ pub mod account;
 pub mod area;
 mod describe;
 pub mod fault;
+mod fork;
 pub mod rewind;
 pub mod transfer;
 

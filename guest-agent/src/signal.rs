@@ -177,6 +177,8 @@ impl SignalSet {
 pub const HANDLER_DEFAULT: u64 = 0;
 /// Handler value: ignore.
 pub const HANDLER_IGNORE: u64 = 1;
+/// `SA_NOCLDWAIT`.
+pub const FLAG_NO_CHILD_WAIT: u64 = 2;
 /// `SA_NODEFER`.
 pub const FLAG_NO_DEFER: u64 = 0x4000_0000;
 /// `SA_RESETHAND`.

@@ -4,23 +4,24 @@ use alloc::boxed::Box;
 
 use machine::clock::{monotonic_nanos, realtime_nanos};
 
+use super::process::{self, Wanted};
 use super::{CallResult, DONE, value};
 use crate::errno::Errno;
 use crate::futex::{ANY, Key};
-use crate::process::table::TASKS_MAX;
+use crate::process::system::TASKS_MAX;
 use crate::process::{Answer, Call, Effect, Ending, Task};
 use crate::signal::AlternateStack;
 use crate::time::{NEVER, after, decode_timespec};
 
-const CLONE_VM: u64 = 0x100;
-const CLONE_FS: u64 = 0x200;
-const CLONE_FILES: u64 = 0x400;
-const CLONE_SIGHAND: u64 = 0x800;
+pub(super) const CLONE_VM: u64 = 0x100;
+pub(super) const CLONE_FS: u64 = 0x200;
+pub(super) const CLONE_FILES: u64 = 0x400;
+pub(super) const CLONE_SIGHAND: u64 = 0x800;
 const CLONE_THREAD: u64 = 0x1_0000;
-const CLONE_SET_THREAD_POINTER: u64 = 0x8_0000;
-const CLONE_PARENT_SET_TID: u64 = 0x10_0000;
-const CLONE_CHILD_CLEAR_TID: u64 = 0x20_0000;
-const CLONE_CHILD_SET_TID: u64 = 0x100_0000;
+pub(super) const CLONE_SET_THREAD_POINTER: u64 = 0x8_0000;
+pub(super) const CLONE_PARENT_SET_TID: u64 = 0x10_0000;
+pub(super) const CLONE_CHILD_CLEAR_TID: u64 = 0x20_0000;
+pub(super) const CLONE_CHILD_SET_TID: u64 = 0x100_0000;
 /// What makes a thread.
 const THREAD: u64 = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
 
@@ -42,15 +43,19 @@ const ARCH_GET_GS: u64 = 0x1004;
 /// Bytes of a `struct robust_list_head`.
 const ROBUST_LIST_BYTES: u64 = 24;
 
-/// Only the form that makes a thread; a new process is a call this kernel does not have.
+/// A thread, or without what all threads share a process.
 pub(super) fn clone(call: &mut Call<'_>) -> CallResult {
     let (clone_flags, stack) = (call.argument(0), call.argument(1));
     let (parent_tid, child_tid) = (call.argument(2), call.argument(3));
-    if clone_flags & THREAD != THREAD {
-        call.system.note_missing(call.process, call.task.context.number());
-        return Err(Errno::NOSYS);
+    if clone_flags & CLONE_THREAD == 0 {
+        let (flags, thread_pointer) = (clone_flags, call.argument(4));
+        let wanted = Wanted { flags, stack, parent_tid, child_tid, thread_pointer };
+        return process::bear(call, &wanted);
     }
-    if call.process.tasks.len() >= TASKS_MAX {
+    if clone_flags & THREAD != THREAD {
+        return Err(Errno::INVAL);
+    }
+    if call.system.family.tasks_beside(call.process.id) >= TASKS_MAX {
         return Err(Errno::AGAIN);
     }
     let id = call.system.new_task_id();
@@ -96,11 +101,6 @@ pub(super) fn exit_group(call: &mut Call<'_>) -> CallResult {
 /// The low byte is all a parent ever sees.
 fn exit_status(call: &Call<'_>) -> u8 {
     call.int_argument(0).to_le_bytes()[0]
-}
-
-/// A process without children has none to wait for.
-pub(super) fn wait(_call: &mut Call<'_>) -> CallResult {
-    Err(Errno::CHILD)
 }
 
 pub(super) fn gettid(call: &mut Call<'_>) -> CallResult {
