@@ -87,7 +87,7 @@ impl Signal {
     #[must_use]
     pub const fn default_action(self) -> DefaultAction {
         match self {
-            // Nothing here could ever continue a stopped process: stop signals are ignored.
+            // There is no job control: stop signals are ignored.
             Self::CHLD
             | Self::CONT
             | Self::STOP

@@ -5,7 +5,8 @@ use alloc::rc::Rc;
 use abi::layout::PAGE_BYTES;
 use machine::paging::Backing;
 
-use super::{AtFork, Memory, Range, protection_of};
+use super::fault::Touch;
+use super::{Area, AtFork, Kind, Memory, PAGE, Range, protection_of};
 use crate::errno::Errno;
 
 impl Memory {
@@ -16,6 +17,7 @@ impl Memory {
     pub fn duplicate(&mut self) -> Result<Self, Errno> {
         let mut copy = Self::new(Rc::clone(&self.account), self.ceiling)?;
         copy.heap = self.heap;
+        self.begin_sharing()?;
         let parts: alloc::vec::Vec<_> = self.areas.iter().collect();
         for (range, area) in parts {
             if area.at_fork == AtFork::Left {
@@ -23,7 +25,7 @@ impl Memory {
             }
             self.reveal(range);
             let at_fork = AtFork::Copied;
-            copy.areas.insert(range, super::Area { at_fork, ..area });
+            copy.areas.insert(range, Area { at_fork, ..area });
             if area.at_fork == AtFork::Copied {
                 self.share_pages(range, area, &mut copy)?;
             }
@@ -40,12 +42,25 @@ impl Memory {
         Self::new(Rc::clone(&self.account), self.ceiling)
     }
 
-    fn share_pages(
-        &mut self,
-        range: Range,
-        area: super::Area,
-        copy: &mut Self,
-    ) -> Result<(), Errno> {
+    /// Makes shared memory what the name says: from here on its pages are the same in all who have it,
+    /// so all of them have to be there, and none a saved state's.
+    fn begin_sharing(&mut self) -> Result<(), Errno> {
+        let parts: alloc::vec::Vec<_> = self.areas.iter().collect();
+        let ahead = parts.into_iter().filter(|(_, area)| area.kind == Kind::SharedLater);
+        for (range, area) in ahead {
+            let touch = if area.access.is_writable { Touch::Write } else { Touch::Read };
+            for page in (range.start..range.end).step_by(PAGE) {
+                if !area.access.is_none() {
+                    self.touch(page, touch)?;
+                }
+            }
+            self.areas.change(range, |area| area.kind = Kind::Shared);
+            self.note_areas();
+        }
+        Ok(())
+    }
+
+    fn share_pages(&mut self, range: Range, area: Area, copy: &mut Self) -> Result<(), Errno> {
         let mut at = range.start;
         while let Some(page) = self.space.next_mapped(at, range.end) {
             at = page + PAGE_BYTES;

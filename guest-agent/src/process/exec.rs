@@ -187,7 +187,12 @@ impl Image {
                 Some(Range { end: range.end.min(range.start + PREPARED_BYTES_MAX), ..range })
             }
             Kind::Stack => Some(stack(range)),
-            Kind::Mapped | Kind::Shared | Kind::SharedReadOnly | Kind::Heap | Kind::Kernel => None,
+            Kind::Mapped
+            | Kind::SharedLater
+            | Kind::Shared
+            | Kind::SharedReadOnly
+            | Kind::Heap
+            | Kind::Kernel => None,
         });
         let wanted: Vec<_> = wanted.collect();
         let mut wanted = wanted.into_iter();
@@ -233,8 +238,15 @@ impl Image {
     }
 }
 
-fn read_program(file: &OpenFile) -> Result<Program, LoadError> {
-    let unread = |error| LoadError::File("it cannot be read", error);
+fn unread(error: Errno) -> LoadError {
+    LoadError::File("it cannot be read", error)
+}
+
+/// Whether a file may be executed at all, and how long it is.
+///
+/// # Errors
+/// Why not.
+pub fn check(file: &OpenFile) -> Result<u64, LoadError> {
     let stat = file.stat().map_err(unread)?;
     if stat.kind() != kind::REGULAR {
         return Err(LoadError::File("it is not a regular file", Errno::ACCES));
@@ -242,9 +254,14 @@ fn read_program(file: &OpenFile) -> Result<Program, LoadError> {
     if stat.mode & 0o111 == 0 {
         return Err(LoadError::File("it is not marked executable (chmod +x)", Errno::ACCES));
     }
+    Ok(stat.bytes)
+}
+
+fn read_program(file: &OpenFile) -> Result<Program, LoadError> {
+    let bytes = check(file)?;
     let mut start = vec![0; elf::HEADER_BYTES_MAX];
     let count = read_full(file, 0, &mut start).map_err(unread)?;
-    let program = elf::parse(&start[..count], stat.bytes);
+    let program = elf::parse(&start[..count], bytes);
     program.map_err(|reason| LoadError::File(reason, Errno::NOEXEC))
 }
 

@@ -277,11 +277,7 @@ impl Family {
     ///
     /// # Errors
     /// [`Errno::SRCH`] when there is no such process.
-    pub fn place(
-        &self,
-        caller: ProcessId,
-        id: ProcessId,
-    ) -> Result<(ProcessId, ProcessId), Errno> {
+    pub fn place(&self, caller: ProcessId, id: ProcessId) -> Result<(ProcessId, ProcessId), Errno> {
         let kin = self.seen(caller, id)?;
         Ok((kin.group, kin.session))
     }
@@ -303,9 +299,8 @@ impl Family {
         if id != caller && kin.has_executed {
             return Err(Errno::ACCES);
         }
-        let is_there = |(_, other): (ProcessId, &Kin)| {
-            other.group == group && other.session == of.session
-        };
+        let is_there =
+            |(_, other): (ProcessId, &Kin)| other.group == group && other.session == of.session;
         let is_joinable = group == id || self.within(of.container).any(is_there);
         if kin.session == id || kin.session != of.session || !is_joinable {
             return Err(Errno::PERM);

@@ -65,7 +65,10 @@ mod tests {
             (&b"\x7fELF"[..], Ok(None)),
             (b"", Ok(None)),
             (b"#!/bin/sh\necho", Ok(Some(script("/bin/sh", None)))),
-            (b"#! /usr/bin/env  python3 -u \nx", Ok(Some(script("/usr/bin/env", Some("python3 -u"))))),
+            (
+                b"#! /usr/bin/env  python3 -u \nx",
+                Ok(Some(script("/usr/bin/env", Some("python3 -u")))),
+            ),
             (b"#!/bin/sh", Ok(Some(script("/bin/sh", None)))),
             (b"#!\t/bin/sh\t-e\t\n", Ok(Some(script("/bin/sh", Some("-e"))))),
             (b"#!\necho", Err(Errno::NOEXEC)),

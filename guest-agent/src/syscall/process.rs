@@ -15,7 +15,7 @@ use crate::file::OpenFile;
 use crate::filesystem::PATH_BYTES_MAX;
 use crate::identity::ProcessId;
 use crate::memory::{Memory, Sink};
-use crate::process::exec::{ARGUMENT_BYTES_MAX, Arguments};
+use crate::process::exec::{self, ARGUMENT_BYTES_MAX, Arguments, LoadError};
 use crate::process::family::{Children, Dead, Whose};
 use crate::process::script::{self, HEAD_BYTES};
 use crate::process::system::TASKS_MAX;
@@ -201,6 +201,7 @@ fn execute(call: &mut Call<'_>, at: &At, first: usize) -> CallResult {
         path = file.path();
     }
     for depth in 0.. {
+        exec::check(&file).map_err(LoadError::errno)?;
         let mut head = [0; HEAD_BYTES];
         let count = file.read_at(0, &mut Sink::kernel(&mut head))?;
         let Some(script) = script::parse(&head[..count])? else { break };
@@ -214,8 +215,8 @@ fn execute(call: &mut Call<'_>, at: &At, first: usize) -> CallResult {
     let account = Rc::clone(call.process.memory.account());
     let arguments =
         Arguments { path: &path, arguments: &arguments, environment: &environment, held: None };
-    let image = call.system.load(&file, account, false).map_err(|error| error.errno())?;
-    let loaded = image.furnish(&arguments, &call.system.world).map_err(|error| error.errno())?;
+    let image = call.system.load(&file, account, false).map_err(LoadError::errno)?;
+    let loaded = image.furnish(&arguments, &call.system.world).map_err(LoadError::errno)?;
     let process = &mut *call.process;
     let old = core::mem::replace(&mut process.memory, loaded.memory);
     match process.lender.take() {
@@ -281,8 +282,8 @@ fn await_child(
     match call.system.family.ask(call.process.id, whose, false) {
         Children::None => Err(Errno::CHILD),
         Children::Dead(dead) if options & WAIT_EXITED != 0 => Ok(Ok(Some(dead))),
-        _ if options & WAIT_NO_HANG != 0 => Ok(Ok(None)),
-        _ => {
+        Children::Live | Children::Dead(_) if options & WAIT_NO_HANG != 0 => Ok(Ok(None)),
+        Children::Live | Children::Dead(_) => {
             call.wait_for(call.process.children.id());
             Ok(Err(call.block()))
         }

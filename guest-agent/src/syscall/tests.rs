@@ -82,7 +82,12 @@ impl Fixture {
     }
 
     /// Makes a call; `None` when it waits.
-    pub(super) fn call_as(&mut self, task: TaskId, number: u64, arguments: [u64; 6]) -> Option<i64> {
+    pub(super) fn call_as(
+        &mut self,
+        task: TaskId,
+        number: u64,
+        arguments: [u64; 6],
+    ) -> Option<i64> {
         let call = self.processes.call(task).unwrap();
         assert_ne!(call.task.state, State::Blocked);
         call.task.context.set_syscall(number, arguments);

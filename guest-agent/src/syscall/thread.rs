@@ -186,7 +186,8 @@ pub(super) fn getcpu(call: &mut Call<'_>) -> CallResult {
 pub(super) fn futex(call: &mut Call<'_>) -> CallResult {
     let operation = call.unsigned_argument(1);
     let count = usize::try_from(call.int_argument(2)).unwrap_or(0);
-    let key = key(call, call.argument(0))?;
+    let word = call.argument(0);
+    let key = key(call, word)?;
     match operation & !(FUTEX_PRIVATE | FUTEX_REALTIME) {
         FUTEX_WAIT => {
             let timeout = call.argument(3);
@@ -207,7 +208,7 @@ pub(super) fn futex(call: &mut Call<'_>) -> CallResult {
         FUTEX_REQUEUE => requeue(call, key, count),
         FUTEX_COMPARE_REQUEUE => {
             let expected = call.unsigned_argument(5);
-            if load(call, key.address)? != expected {
+            if load(call, word)? != expected {
                 return Err(Errno::AGAIN);
             }
             requeue(call, key, count)
@@ -217,12 +218,13 @@ pub(super) fn futex(call: &mut Call<'_>) -> CallResult {
     }
 }
 
-fn key(call: &Call<'_>, address: u64) -> Result<Key, Errno> {
-    if address.is_multiple_of(4) {
-        Ok(Key { process: call.process.id, address })
-    } else {
-        Err(Errno::INVAL)
+fn key(call: &mut Call<'_>, address: u64) -> Result<Key, Errno> {
+    if !address.is_multiple_of(4) {
+        return Err(Errno::INVAL);
     }
+    let is_private = call.unsigned_argument(1) & FUTEX_PRIVATE != 0;
+    let shared = if is_private { None } else { call.process.memory.shared_place(address) };
+    Ok(shared.map_or(Key::Own(call.process.id, address), Key::Shared))
 }
 
 fn load(call: &mut Call<'_>, address: u64) -> Result<u32, Errno> {
@@ -248,7 +250,7 @@ fn futex_wait(
     }
     let task = call.task.id;
     if !call.task.call.has_waited {
-        if load(call, key.address)? != call.unsigned_argument(2) {
+        if load(call, call.argument(0))? != call.unsigned_argument(2) {
             return Err(Errno::AGAIN);
         }
         let deadline = futex_deadline(call, timeout, is_absolute)?;
@@ -294,7 +296,8 @@ fn requeue(call: &mut Call<'_>, from: Key, count: usize) -> CallResult {
 
 /// `FUTEX_WAKE_OP` (futex(2)): changes a second word and wakes its waiters by what it held.
 fn wake_and_change(call: &mut Call<'_>, first: Key, count: usize) -> CallResult {
-    let second = key(call, call.argument(4))?;
+    let second_word = call.argument(4);
+    let second = key(call, second_word)?;
     let most = usize::try_from(call.argument(3)).unwrap_or(usize::MAX);
     let code = call.unsigned_argument(5);
     let (operation, comparison) = (code >> 28, code >> 24 & 0xf);
@@ -303,7 +306,7 @@ fn wake_and_change(call: &mut Call<'_>, first: Key, count: usize) -> CallResult 
     if operation & 8 != 0 {
         operand = 1_i32.checked_shl(operand.cast_unsigned() & 31).unwrap_or(0);
     }
-    let old = load(call, second.address)?.cast_signed();
+    let old = load(call, second_word)?.cast_signed();
     let new = match operation & 7 {
         0 => operand,
         1 => old.wrapping_add(operand),
@@ -321,7 +324,7 @@ fn wake_and_change(call: &mut Call<'_>, first: Key, count: usize) -> CallResult 
         5 => old >= expected,
         _ => return Err(Errno::NOSYS),
     };
-    call.write_bytes(second.address, &new.to_le_bytes())?;
+    call.write_bytes(second_word, &new.to_le_bytes())?;
     let mut woken = wake(call, first, count.max(1), ANY);
     if holds {
         woken += wake(call, second, most.max(1), ANY);

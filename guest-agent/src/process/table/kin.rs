@@ -11,9 +11,7 @@ use crate::futex::{ANY, Key};
 use crate::memory::Memory;
 use crate::process::family::Dead;
 use crate::process::task::State;
-use crate::process::{
-    Effect, Ending, Notice, Process, ProcessId, System, Task, TaskId, robust,
-};
+use crate::process::{Effect, Ending, Notice, Process, ProcessId, System, Task, TaskId, robust};
 use crate::signal::{FLAG_NO_CHILD_WAIT, HANDLER_IGNORE, Signal};
 
 impl Processes {
@@ -107,12 +105,12 @@ impl Processes {
         }
         let System { futexes, effects, .. } = &mut self.system;
         robust::abandon(&mut process.memory, task.robust_list, id, |address| {
-            let key = Key { process: task.process, address };
+            let key = Key::Own(task.process, address);
             futexes.wake(key, 1, ANY, |waiter| effects.push(Effect::Complete(waiter, 0)));
         });
         // Whoever joins the thread waits at this word.
         if task.clear_at_end != 0 && process.memory.write(task.clear_at_end, &[0; 4]).is_ok() {
-            let key = Key { process: task.process, address: task.clear_at_end };
+            let key = Key::Own(task.process, task.clear_at_end);
             futexes.wake(key, 1, ANY, |waiter| effects.push(Effect::Complete(waiter, 0)));
         }
     }

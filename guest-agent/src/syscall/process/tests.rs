@@ -108,7 +108,8 @@ fn a_child_that_becomes_a_program_lets_its_parent_go_on() {
     assert!(call.process.memory.area_at(at).is_none(), "it has a memory of its own");
     assert_eq!(call.process.command_line, b"/var/task/bootstrap\0");
     assert_eq!(call.task.context.rip(), 0x40_0800);
-    let is_open = |number: i64| i32::try_from(number).map(|it| call.process.descriptors.get(it).is_ok());
+    let is_open =
+        |number: i64| i32::try_from(number).map(|it| call.process.descriptors.get(it).is_ok());
     assert_eq!((is_open(kept), is_open(marked)), (Ok(true), Ok(false)));
 }
 
