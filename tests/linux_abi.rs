@@ -104,6 +104,64 @@ fn c_programs_find_linux_with_either_library() {
 }
 
 #[test]
+fn processes_are_made_replaced_and_asked_for() {
+    let mut machine = Machine::start();
+    machine.check("processes");
+    machine.check("processes-glibc");
+    let (said, status) = on_host(&program("processes"), &[], b"");
+    assert!(status == 0 && said.ends_with(b"all ok\n"), "Linux itself says the same");
+}
+
+#[test]
+fn a_shell_runs_others() {
+    let busybox = program("busybox");
+    let mut machine = Machine::start();
+    for script in [
+        "echo hello | cat | tr a-z A-Z",
+        "x=$(echo one; echo two); echo \"$x\" | while read n; do echo \"<$n>\"; done",
+        "(exit 3); echo $?; sh -c 'kill -9 $$'; echo $?",
+        "sleep 0.1 & wait $!; echo $?; { echo a; echo b >&2; } 2>&1 | sort -r",
+        "seq 1 20000 | awk '{ s += $1 } END { print s }'; yes | head -n 3",
+        "trap 'echo trapped' TERM; kill -TERM $$; echo behind",
+        "find /proc/self/fd -name 0; cat <<END | wc -l\n1\n2\nEND",
+        "i=0; while [ $i -lt 100 ]; do busybox true || echo no; i=$((i + 1)); done; echo $i",
+        "echo kept > /tmp/f; (cd /; echo more >> /tmp/f); cat /tmp/f; rm /tmp/f; nothing-there",
+    ] {
+        let done = machine.run("busybox", &["sh", "-c", script], b"");
+        let (said, status) = on_host(&busybox, &["sh", "-c", script], b"");
+        let (ours, theirs) =
+            (String::from_utf8_lossy(&done.response), String::from_utf8_lossy(&said));
+        assert_eq!(ours, theirs, "{script} {:?}", done.log);
+        assert_eq!(done.outcome.detail, u32::try_from(status).unwrap(), "{script}");
+    }
+}
+
+/// A request is over when its first process is, and what that left behind with it.
+#[test]
+fn nothing_of_a_request_stays_behind() {
+    let mut machine = Machine::start();
+    let script = "yes > /dev/null & sleep 1000 & (trap '' TERM; while :; do :; done) & echo left";
+    machine.deploy("busybox", &program("busybox"), &["sh", "-c", script], TIMEOUT_MILLIS);
+    for _ in 0..5 {
+        let done = machine.invoke("busybox", b"").unwrap();
+        assert_eq!((&done.response[..], done.outcome.detail), (&b"left\n"[..], 0), "{done:?}");
+    }
+    machine.deploy("ps", &program("busybox"), &["sh", "-c", "jobs; wait; echo $?"], 5_000);
+    let done = machine.invoke("ps", b"").unwrap();
+    assert_eq!(done.response, b"0\n", "{done:?}");
+    // Neither do the copies of a function that has initialised itself in processes.
+    let script = "sleep 1000 & while read -r line; do echo \"$line\"; break; done";
+    let mut package = Package::read(&program("busybox")).unwrap();
+    package.settings.arguments = vec!["sh".into(), "-c".into(), script.into()];
+    package.settings.freshness = pilotlight::invoke::Freshness::Fork;
+    package.settings.timeout_millis = TIMEOUT_MILLIS;
+    machine.client.deploy(("ada", "forked"), &package).unwrap();
+    for _ in 0..3 {
+        assert_eq!(machine.invoke("forked", b"line\n").unwrap().response, b"line\n");
+    }
+}
+
+#[test]
 fn threads_share_wait_and_end() {
     let mut machine = Machine::start();
     machine.check("threads");
@@ -305,7 +363,18 @@ fn no_call_with_whatever_arguments_ends_the_kernel() {
 fn whatever_is_hoarded_the_kernel_stands() {
     let mut machine = Machine::start();
     let vm = machine.run("uname", &[], b"").outcome.vm;
-    for what in ["files", "pipes", "sockets", "areas", "epolls", "folders", "threads", "deep"] {
+    for what in [
+        "files",
+        "pipes",
+        "sockets",
+        "areas",
+        "epolls",
+        "folders",
+        "threads",
+        "deep",
+        "processes",
+        "bomb",
+    ] {
         let done = machine.run("hoard", &[what], b"");
         let said = String::from_utf8_lossy(&done.response);
         let is_named = matches!(done.outcome.status, Status::Exited | Status::MemoryExhausted);

@@ -1,8 +1,7 @@
 //! Who waits at which futex. Words are compared by the caller; this is only the queue.
 //!
-//! A futex is an address in one process: memory shared between processes does not exist yet, so
-//! the private and the shared form of the call mean the same. Waiters of one futex are woken
-//! first come, first served.
+//! A futex is an address in one process, or a word of memory that processes share, whatever each
+//! calls it. Waiters of one futex are woken first come, first served.
 
 use alloc::vec::Vec;
 
@@ -13,11 +12,11 @@ pub const ANY: u32 = u32::MAX;
 
 /// Names a futex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key {
-    /// Whose memory.
-    pub process: ProcessId,
-    /// Where in it.
-    pub address: u64,
+pub enum Key {
+    /// An address of a process.
+    Own(ProcessId, u64),
+    /// A word of RAM.
+    Shared(u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +89,7 @@ mod tests {
     use super::*;
 
     fn key(address: u64) -> Key {
-        Key { process: ProcessId::from_number(1), address }
+        Key::Own(ProcessId::from_number(1), address)
     }
 
     fn task(number: u32) -> TaskId {

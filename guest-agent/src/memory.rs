@@ -12,6 +12,7 @@ pub mod account;
 pub mod area;
 mod describe;
 pub mod fault;
+mod fork;
 pub mod rewind;
 pub mod transfer;
 
@@ -108,6 +109,17 @@ impl Memory {
         self.areas.find(address)
     }
 
+    /// Where in RAM the byte at `address` lies, if it is one that processes share.
+    #[must_use]
+    pub fn shared_place(&self, address: u64) -> Option<u64> {
+        let (_, area) = self.areas.find(address).filter(|(_, area)| area.kind.is_shared())?;
+        debug_assert!(!area.kind.is_filled(), "its pages are there");
+        let (View::Frame { address: frame, .. }, _) = self.space.lookup(page_of(address))? else {
+            return None;
+        };
+        Some(frame + address % PAGE_BYTES)
+    }
+
     /// Where an area of `bytes` bytes may go: at `hint` if that is free, else as high as possible.
     ///
     /// # Errors
@@ -169,7 +181,8 @@ impl Memory {
     /// `MADV_DONTNEED`: lets go of the pages in `range` that are the process' own.
     pub fn forget(&mut self, range: Range) {
         let parts: Vec<_> = self.areas.within(range).collect();
-        let own = parts.into_iter().filter(|(_, area)| area.kind.is_filled());
+        let is_own = |kind: Kind| kind.is_filled() && kind != Kind::SharedLater;
+        let own = parts.into_iter().filter(|(_, area)| is_own(area.kind));
         own.for_each(|(part, _)| self.discard(part));
     }
 

@@ -7,9 +7,14 @@
 //!                      Notice ◄── end ◄───────────────────────────────────┘
 //! ```
 //! A [`Process`] owns memory, descriptors and signal actions; its [`Task`]s (threads) own
-//! registers. Ids are unique in the VM and are what programs see as pid and tid.
+//! registers. The first process of a container is started by the agent, all others are its
+//! descendants ([`family`]) and end with it. Ids are unique in the VM and are what programs see as
+//! pid and tid.
 
 pub mod table;
+pub mod system;
+pub mod family;
+pub mod script;
 pub mod rewind;
 pub mod exec;
 pub mod deliver;
@@ -31,11 +36,13 @@ use crate::filesystem::View;
 use crate::memory::Memory;
 use crate::signal::{Actions, Pending};
 use crate::socket::Network;
+use crate::world::Event;
 
 pub use call::{Answer, Call};
 pub use end::{Ending, Notice, Usage};
 pub use rewind::{Fresh, Gate, Rewind, Until};
-pub use table::{Effect, Processes, Rewinds, Start, System};
+pub use system::{Effect, System};
+pub use table::{Processes, Rewinds, Start};
 pub use task::Task;
 pub use timer::{Schedule, Timers};
 
@@ -89,6 +96,16 @@ pub struct Process {
     pub run_nanos: u64,
     /// What `run_nanos` was when the invoke began.
     pub run_nanos_before: u64,
+    /// Raised when a child of its is over.
+    pub children: Event,
+    /// Time that those of its children had run that it has asked for, and theirs.
+    pub children_nanos: u64,
+    /// Of the first process of a container: time that others ran that are over, in this invoke.
+    pub descendants_nanos: u64,
+    /// Its task that waits for its memory, which a child has (`vfork`).
+    pub lends: Option<TaskId>,
+    /// The task that waits for the memory this process has.
+    pub lender: Option<TaskId>,
     /// When `alarm` or `setitimer` sends SIGALRM.
     pub alarm: Schedule,
     /// What `timer_create` made.

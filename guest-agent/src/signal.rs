@@ -87,7 +87,7 @@ impl Signal {
     #[must_use]
     pub const fn default_action(self) -> DefaultAction {
         match self {
-            // Nothing here could ever continue a stopped process: stop signals are ignored.
+            // There is no job control: stop signals are ignored.
             Self::CHLD
             | Self::CONT
             | Self::STOP
@@ -177,6 +177,8 @@ impl SignalSet {
 pub const HANDLER_DEFAULT: u64 = 0;
 /// Handler value: ignore.
 pub const HANDLER_IGNORE: u64 = 1;
+/// `SA_NOCLDWAIT`.
+pub const FLAG_NO_CHILD_WAIT: u64 = 2;
 /// `SA_NODEFER`.
 pub const FLAG_NO_DEFER: u64 = 0x4000_0000;
 /// `SA_RESETHAND`.

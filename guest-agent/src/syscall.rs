@@ -12,6 +12,7 @@ pub mod poll;
 pub mod socket;
 pub mod memory;
 pub mod thread;
+pub mod process;
 pub mod signal;
 pub mod time;
 pub mod timer;
@@ -129,8 +130,11 @@ fn dispatch(call: &mut Call<'_>) -> CallResult {
         54 => socket::setsockopt(call),
         55 => socket::getsockopt(call),
         56 => thread::clone(call),
+        57 => process::fork(call),
+        58 => process::vfork(call),
+        59 => process::execve(call),
         60 => thread::exit(call),
-        61 | 247 => thread::wait(call),
+        61 => process::wait4(call),
         62 => signal::kill(call),
         63 => system::uname(call),
         72 => descriptor::fcntl(call),
@@ -219,6 +223,7 @@ fn dispatch(call: &mut Call<'_>) -> CallResult {
         233 => poll::epoll_ctl(call),
         234 => signal::tgkill(call),
         235 => path::utimes(call),
+        247 => process::waitid(call),
         257 => path::openat(call),
         258 => path::mkdirat(call),
         260 => path::fchownat(call),
@@ -254,6 +259,7 @@ fn dispatch(call: &mut Call<'_>) -> CallResult {
         309 => thread::getcpu(call),
         316 => path::renameat2(call),
         318 => system::getrandom(call),
+        322 => process::execveat(call),
         324 => schedule::membarrier(call),
         327 => transfer::preadv2(call),
         328 => transfer::pwritev2(call),
@@ -275,4 +281,4 @@ fn value(number: impl TryInto<u64>) -> CallResult {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

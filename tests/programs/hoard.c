@@ -1,5 +1,5 @@
 /* Takes as much of one thing as it is given: files, pipes with bytes in them, sockets, areas of
- * memory, sets of descriptors, listings of folders, threads, folders in folders. Says how much that
+ * memory, sets of descriptors, listings of folders, threads, folders in folders, processes, and processes that take as many. Says how much that
  * was and exits with 0, or with 3 when it was told that there is no more memory. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -106,6 +106,20 @@ static int deep(void) {
     return count;
 }
 
+static int processes(void) {
+    int count = 0;
+    for (pid_t child; (child = fork()) >= 0; count++)
+        if (!child) rest(0);
+    return count;
+}
+
+static int bomb(void) {
+    int count = 0;
+    for (pid_t child; (child = fork()) >= 0; count++)
+        if (!child) for (;;) fork();
+    return count;
+}
+
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
     int count = 0;
@@ -117,6 +131,8 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "folders")) count = folders();
     if (!strcmp(what, "threads")) count = threads();
     if (!strcmp(what, "deep")) count = deep();
+    if (!strcmp(what, "processes")) count = processes();
+    if (!strcmp(what, "bomb")) count = bomb();
     printf("%d %s, then: %s\n", count, what, strerror(errno));
     return errno == ENOMEM || errno == ENOSPC ? 3 : 0;
 }

@@ -51,7 +51,9 @@ impl Access {
 pub enum Kind {
     /// `mmap`; also a file's private copy.
     Mapped,
-    /// `mmap` of a file whose pages it shares; a store reaches the file.
+    /// Shared memory without a file that nobody shares yet: a child will ([`Kind::Shared`] then).
+    SharedLater,
+    /// `mmap` of a file whose pages it shares, a store reaches the file; or shared memory without one.
     Shared,
     /// As [`Kind::Shared`] of a file that may not be written.
     SharedReadOnly,
@@ -88,7 +90,7 @@ pub struct Area {
 }
 
 impl Kind {
-    /// Whether its pages are a file's.
+    /// Whether its pages are a file's, or others'.
     #[must_use]
     pub const fn is_shared(self) -> bool {
         matches!(self, Self::Shared | Self::SharedReadOnly)

@@ -18,10 +18,10 @@ impl Memory {
                 mark(access.is_readable, 'r'),
                 mark(access.is_writable, 'w'),
                 mark(access.is_executable, 'x'),
-                if area.kind.is_shared() { 's' } else { 'p' },
+                if area.kind.is_shared() || area.kind == Kind::SharedLater { 's' } else { 'p' },
             );
             let name: &[u8] = match area.kind {
-                Kind::Mapped | Kind::Shared | Kind::SharedReadOnly => b"",
+                Kind::Mapped | Kind::SharedLater | Kind::Shared | Kind::SharedReadOnly => b"",
                 Kind::Image => executable,
                 Kind::Heap => b"[heap]",
                 Kind::Stack => b"[stack]",

@@ -6,6 +6,7 @@ use alloc::string::String;
 use abi::frame::outcome::Status;
 
 use super::ProcessId;
+use super::family::Parting;
 use crate::signal::Signal;
 
 /// Why a process is over.
@@ -34,6 +35,17 @@ impl Ending {
             }
             Self::StackOverflow(_) => (Status::StackOverflow, Signal::SEGV.number()),
             Self::MemoryExhausted => (Status::MemoryExhausted, Signal::KILL.number()),
+        }
+    }
+
+    /// What its parent hears, if that is a process.
+    #[must_use]
+    pub fn parting(self) -> Parting {
+        match self {
+            Self::Exited(status) => Parting::Exited(status),
+            Self::Signalled(signal) | Self::Faulted(signal, _) => Parting::Signalled(signal),
+            Self::StackOverflow(_) => Parting::Signalled(Signal::SEGV),
+            Self::MemoryExhausted => Parting::Signalled(Signal::KILL),
         }
     }
 

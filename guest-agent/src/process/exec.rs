@@ -31,7 +31,7 @@ pub const STACK_BYTES: u64 = 8 << 20;
 /// Free addresses below the stack: an overflow must hit nothing.
 const STACK_GAP_BYTES: u64 = 1 << 20;
 /// Most bytes of arguments and environment, a quarter of the stack as in Linux.
-const ARGUMENT_BYTES_MAX: u64 = STACK_BYTES / 4;
+pub const ARGUMENT_BYTES_MAX: u64 = STACK_BYTES / 4;
 /// Stack pages made below the arguments before the program starts: what C start-up and a small
 /// program use.
 const STACK_EAGER_BYTES: u64 = 3 * PAGE_BYTES;
@@ -100,35 +100,61 @@ pub struct Image {
     stack_top: u64,
     vdso: u64,
     auxiliary: Vec<(u64, u64)>,
-    limit_mib: u64,
     met: Met,
+}
+
+/// Why a file does not become a program that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadError {
+    /// It is none: for a person, and as `execve` says it.
+    File(&'static str, Errno),
+    /// What it takes is not to be had.
+    System(Errno),
+}
+
+impl From<Errno> for LoadError {
+    fn from(error: Errno) -> Self {
+        Self::System(error)
+    }
+}
+
+impl LoadError {
+    /// As `execve` says it.
+    #[must_use]
+    pub const fn errno(self) -> Errno {
+        match self {
+            Self::File(_, error) | Self::System(error) => error,
+        }
+    }
+
+    /// For a person; the limit is that of its memory.
+    #[must_use]
+    pub fn explain(self, limit_bytes: u64) -> String {
+        match self {
+            Self::File(reason, _) => reason.to_string(),
+            Self::System(Errno::NOMEM) => {
+                let limit_mib = limit_bytes >> 20;
+                alloc::format!("it does not fit into its memory limit of {limit_mib} MiB")
+            }
+            Self::System(Errno::TOOBIG) => "its arguments and environment are too long".to_string(),
+            Self::System(other) => alloc::format!("it cannot be read (error {})", other.number()),
+        }
+    }
 }
 
 /// Makes `file` a program in memory charged to `account`; `is_held` as [`Arguments::held`] will be.
 ///
 /// # Errors
-/// Why not, for a person.
+/// Why not.
 pub fn load(
     file: &OpenFile,
     account: Rc<Account>,
     is_held: bool,
     world: &World,
     vdso: &Vdso,
-) -> Result<Image, String> {
+) -> Result<Image, LoadError> {
     let program = read_program(file)?;
-    let limit_mib = account.limit_bytes() >> 20;
-    let image = map(file, &program, account, is_held, world, vdso);
-    image.map_err(|error| explain(error, limit_mib))
-}
-
-fn explain(error: Errno, limit_mib: u64) -> String {
-    match error {
-        Errno::NOMEM => {
-            alloc::format!("it does not fit into its memory limit of {limit_mib} MiB")
-        }
-        Errno::TOOBIG => "its arguments and environment are too long".to_string(),
-        other => alloc::format!("it cannot be read (error {})", other.number()),
-    }
+    Ok(map(file, &program, account, is_held, world, vdso)?)
 }
 
 impl Image {
@@ -152,8 +178,8 @@ impl Image {
     /// segments up to a bound each, and the stack's.
     ///
     /// # Errors
-    /// Why not, for a person.
-    pub fn populate(&mut self) -> Result<(), String> {
+    /// [`Errno::NOMEM`] when they cannot be had.
+    pub fn populate(&mut self) -> Result<(), Errno> {
         let parts: Vec<_> = self.memory.areas().collect();
         let stack = |range: Range| Range { start: self.stack_top - PREPARED_STACK_BYTES, ..range };
         let wanted = parts.into_iter().filter_map(|(range, area)| match area.kind {
@@ -161,24 +187,27 @@ impl Image {
                 Some(Range { end: range.end.min(range.start + PREPARED_BYTES_MAX), ..range })
             }
             Kind::Stack => Some(stack(range)),
-            Kind::Mapped | Kind::Shared | Kind::SharedReadOnly | Kind::Heap | Kind::Kernel => None,
+            Kind::Mapped
+            | Kind::SharedLater
+            | Kind::Shared
+            | Kind::SharedReadOnly
+            | Kind::Heap
+            | Kind::Kernel => None,
         });
         let wanted: Vec<_> = wanted.collect();
         let mut wanted = wanted.into_iter();
-        let populated = wanted.try_for_each(|range| self.memory.populate_all(range));
-        populated.map_err(|error| explain(error, self.limit_mib))
+        wanted.try_for_each(|range| self.memory.populate_all(range))
     }
 
     /// Fills its first stack, and makes it ready to run.
     ///
     /// # Errors
-    /// Why not, for a person.
-    pub fn furnish(self, arguments: &Arguments<'_>, world: &World) -> Result<Loaded, String> {
-        let limit_mib = self.limit_mib;
-        self.fill_stack(arguments, world).map_err(|error| explain(error, limit_mib))
-    }
-
-    fn fill_stack(mut self, arguments: &Arguments<'_>, world: &World) -> Result<Loaded, Errno> {
+    /// Why not.
+    pub fn furnish(
+        mut self,
+        arguments: &Arguments<'_>,
+        world: &World,
+    ) -> Result<Loaded, LoadError> {
         let mut random = [0; 16];
         world.random(&mut random);
         let contents = Contents {
@@ -194,7 +223,7 @@ impl Image {
         };
         let image = stack::build(self.stack_top, &contents).ok_or(Errno::TOOBIG)?;
         if image.bytes.len() as u64 > ARGUMENT_BYTES_MAX {
-            return Err(Errno::TOOBIG);
+            return Err(Errno::TOOBIG.into());
         }
         let memory = &mut self.memory;
         let eager = (image.stack_pointer - STACK_EAGER_BYTES) & !(PAGE_BYTES - 1);
@@ -209,17 +238,31 @@ impl Image {
     }
 }
 
-fn read_program(file: &OpenFile) -> Result<Program, String> {
-    let stat = file.stat().map_err(|_| "it cannot be read".to_string())?;
+fn unread(error: Errno) -> LoadError {
+    LoadError::File("it cannot be read", error)
+}
+
+/// Whether a file may be executed at all, and how long it is.
+///
+/// # Errors
+/// Why not.
+pub fn check(file: &OpenFile) -> Result<u64, LoadError> {
+    let stat = file.stat().map_err(unread)?;
     if stat.kind() != kind::REGULAR {
-        return Err("it is not a regular file".to_string());
+        return Err(LoadError::File("it is not a regular file", Errno::ACCES));
     }
     if stat.mode & 0o111 == 0 {
-        return Err("it is not marked executable (chmod +x)".to_string());
+        return Err(LoadError::File("it is not marked executable (chmod +x)", Errno::ACCES));
     }
+    Ok(stat.bytes)
+}
+
+fn read_program(file: &OpenFile) -> Result<Program, LoadError> {
+    let bytes = check(file)?;
     let mut start = vec![0; elf::HEADER_BYTES_MAX];
-    let count = read_full(file, 0, &mut start).map_err(|_| "it cannot be read".to_string())?;
-    elf::parse(&start[..count], stat.bytes).map_err(ToString::to_string)
+    let count = read_full(file, 0, &mut start).map_err(unread)?;
+    let program = elf::parse(&start[..count], bytes);
+    program.map_err(|reason| LoadError::File(reason, Errno::NOEXEC))
 }
 
 /// Reads until `bytes` are full or the file ends.
@@ -245,7 +288,6 @@ fn map(
 ) -> Result<Image, Errno> {
     let layout = choose(program, world);
     let floor = layout.stack_top - STACK_BYTES;
-    let limit_mib = account.limit_bytes() >> 20;
     let mut memory = Memory::new(account, floor - STACK_GAP_BYTES)?;
     for segment in &program.segments {
         map_segment(file, &mut memory, segment, layout.base)?;
@@ -263,7 +305,6 @@ fn map(
         stack_top: layout.stack_top,
         vdso,
         auxiliary: auxiliary(program, layout.base, vdso),
-        limit_mib,
         met: Met::default(),
     })
 }

@@ -1,85 +1,31 @@
 //! All processes and tasks of the VM, and what happens to them.
 
+mod kin;
 mod rest;
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::exec::{self, Arguments, Held};
-use super::scheduler::Scheduler;
+use super::system::Running;
 use super::task::{CallState, State};
 use super::timer::Receiver;
 use super::{
-    Call, Ending, Gate, MissingCalls, Notice, Process, Rewind, Schedule, Task, Timers, Until,
-    Usage, robust,
+    Call, Effect, Ending, Gate, MissingCalls, Notice, Process, Rewind, Schedule, System, Task,
+    Timers, Until, Usage,
 };
 use crate::errno::Errno;
 use crate::file::{Descriptors, OpenFile};
 use crate::filesystem::{Caller, View};
-use crate::futex::{ANY, Futexes, Key};
 use crate::identity::{ProcessId, TaskId};
 use crate::memory::Account;
 use crate::signal::{Actions, Information, Pending, Signal};
 use crate::socket::Network;
 use crate::vdso::Vdso;
 use crate::world::World;
-
-/// Most tasks of a container: each costs kernel memory besides its own.
-pub const TASKS_MAX: usize = 512;
-/// Largest number of a task, as Linux' default `pid_max`; numbers start over behind it.
-const NUMBER_MAX: u32 = 4_194_303;
-/// Missing system calls reported and not yet heard of; more are dropped.
-const NOTICES_MAX: usize = 256;
-
-/// What a system call does to other tasks and processes, or to its own end; applied behind it.
-#[derive(Debug)]
-pub enum Effect {
-    /// The task's system call is over with this result.
-    Complete(TaskId, i64),
-    /// A new task begins.
-    Begin(Box<Task>),
-    /// The task is over; if it was the process's last one, so is that, with this status.
-    End(TaskId, u8),
-    /// The process is over.
-    EndProcess(ProcessId, Ending),
-    /// A signal for whichever task of the process takes it.
-    SignalProcess(ProcessId, Information),
-    /// A signal for one task.
-    SignalTask(TaskId, Information),
-}
-
-/// What all processes share.
-#[derive(Debug)]
-pub struct System {
-    /// Events and entropy.
-    pub world: World,
-    /// Who waits at which futex.
-    pub futexes: Futexes,
-    /// Who runs next, who waits for what.
-    pub scheduler: Scheduler,
-    /// What system calls did to others and has not been applied.
-    pub effects: Vec<Effect>,
-    /// What the agent has not heard yet.
-    pub notices: VecDeque<Notice>,
-    /// The running task asked to let others run.
-    pub is_yielding: bool,
-    /// Whose turn it is, and since when.
-    running: Option<Running>,
-    /// The VM's number.
-    pub vm: u64,
-    vdso: Option<Vdso>,
-    next_number: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Running {
-    task: TaskId,
-    process: ProcessId,
-    since_nanos: u64,
-}
 
 /// What a process is started with.
 #[derive(Debug)]
@@ -127,6 +73,8 @@ pub struct Processes {
     /// Those that are over, for [`Processes::bury`].
     #[expect(clippy::vec_box, reason = "they come from a map that boxes them")]
     gone: Vec<Box<Process>>,
+    /// Those that could run, but whose memory is lent.
+    held: Vec<TaskId>,
     system: System,
 }
 
@@ -139,18 +87,8 @@ impl Processes {
             tasks: BTreeMap::new(),
             resting: BTreeMap::new(),
             gone: Vec::new(),
-            system: System {
-                world,
-                futexes: Futexes::default(),
-                scheduler: Scheduler::default(),
-                effects: Vec::new(),
-                notices: VecDeque::new(),
-                is_yielding: false,
-                running: None,
-                vm: 0,
-                vdso: None,
-                next_number: 1,
-            },
+            held: Vec::new(),
+            system: System::new(world),
         }
     }
 
@@ -184,7 +122,7 @@ impl Processes {
         self.prepare().map_err(|_| String::from("the VM has no memory left"))?;
         let id = ProcessId::from_number(self.system.new_task_id().number());
         let command_line = joined(&start.arguments);
-        let name = start.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+        let name = name_of(&start.path).to_vec();
         let mut descriptors = Descriptors::new();
         for file in &start.stdio {
             let given = descriptors.insert(Rc::clone(file), false, 0);
@@ -210,13 +148,13 @@ impl Processes {
                 has_clock: rewinds.until == Until::Look,
             }),
         };
-        let Some(vdso) = &self.system.vdso else { return Err(String::new()) };
-        let world = &self.system.world;
-        let image = match start.image {
-            Some(image) => image,
-            None => exec::load(&file, start.account, arguments.held.is_some(), world, vdso)?,
+        let limit_bytes = start.account.limit_bytes();
+        let loaded = match start.image {
+            Some(image) => Ok(image),
+            None => self.system.load(&file, start.account, arguments.held.is_some()),
         };
-        let loaded = image.furnish(&arguments, world)?;
+        let loaded = loaded.and_then(|image| image.furnish(&arguments, &self.system.world));
+        let loaded = loaded.map_err(|error| error.explain(limit_bytes))?;
         let process = Process {
             id,
             container: start.container,
@@ -232,6 +170,11 @@ impl Processes {
             command_line,
             run_nanos: 0,
             run_nanos_before: 0,
+            children: self.system.world.event(),
+            children_nanos: 0,
+            descendants_nanos: 0,
+            lends: None,
+            lender: None,
             alarm: Schedule::NONE,
             timers: Timers::default(),
             has_overflowed: false,
@@ -241,6 +184,7 @@ impl Processes {
                 _ => Rewind::Never,
             },
         };
+        self.system.family.found(id, start.container);
         self.processes.insert(id, Box::new(process));
         let mut task = Task::new(TaskId::from_number(id.number()), id, loaded.context);
         task.set_name(&name);
@@ -248,26 +192,11 @@ impl Processes {
         Ok(id)
     }
 
-    /// Ends a process and frees what it had; nobody hears of it.
-    pub fn kill(&mut self, id: ProcessId) {
-        self.remove_tasks(id);
-        self.processes.remove(&id);
-        self.system.notices.retain(|notice| notice.process() != id);
-    }
-
-    /// Ends all processes of a container.
-    pub fn kill_container(&mut self, container: u32) {
-        self.resting.retain(|_, process| process.container != container);
-        self.gone.retain(|process| process.container != container);
-        let of_container = self.processes.values().filter(|process| process.container == container);
-        let ids: Vec<_> = of_container.map(|process| process.id).collect();
-        ids.into_iter().for_each(|id| self.kill(id));
-    }
-
     /// Starts counting afresh for a new invoke of a resident process.
     pub fn begin_invoke(&mut self, id: ProcessId) {
         if let Some(process) = self.processes.get_mut(&id) {
             process.run_nanos_before = process.run_nanos;
+            process.descendants_nanos = 0;
             process.missing = MissingCalls::default();
             process.memory.account().reset_peak();
         }
@@ -298,7 +227,13 @@ impl Processes {
 
     /// Takes the task that runs now off the list of ready ones.
     pub fn take_next(&mut self) -> Option<TaskId> {
-        self.system.scheduler.take_next()
+        loop {
+            let id = self.system.scheduler.take_next()?;
+            if !self.is_without_memory(id) {
+                return Some(id);
+            }
+            self.held.push(id);
+        }
     }
 
     /// Puts the task that ran back, before the others or behind them, if it can go on.
@@ -393,6 +328,11 @@ impl Processes {
             match effect {
                 Effect::Complete(task, result) => self.complete(task, result),
                 Effect::Begin(task) => self.begin(task),
+                Effect::Bear(child, task) => self.bear(child, task),
+                Effect::EndOthers(task) => self.end_others(task),
+                Effect::GiveBack(task, mut memory, child) => {
+                    self.give_back(task, &mut memory, child);
+                }
                 Effect::End(task, status) => self.end_task(task, status),
                 Effect::EndProcess(process, ending) => self.end_process(process, ending),
                 Effect::SignalProcess(process, information) => {
@@ -414,12 +354,17 @@ impl Processes {
         if let Some(process) = self.processes.get_mut(&task.process) {
             let id = task.id;
             process.tasks.push(id);
+            self.system.family.count_task(process.id, true);
             self.tasks.insert(id, task);
             self.system.scheduler.make_ready(id);
         }
     }
 
     fn wake(&mut self, id: TaskId) {
+        // It waits for its memory, whatever comes.
+        if self.is_lending(id) {
+            return;
+        }
         self.system.scheduler.stop_waiting(id);
         if let Some(task) = self.tasks.get_mut(&id)
             && task.state == State::Blocked
@@ -477,66 +422,24 @@ impl Processes {
             self.wake(id);
         }
     }
-
-    fn end_task(&mut self, id: TaskId, status: u8) {
-        if self.system.running.is_some_and(|running| running.task == id) {
-            self.end_turn(machine::clock::monotonic_nanos());
-        }
-        let Some(task) = self.tasks.remove(&id) else { return };
-        self.system.forget(id);
-        let Some(process) = self.processes.get_mut(&task.process) else { return };
-        process.tasks.retain(|other| *other != id);
-        if process.tasks.is_empty() {
-            return self.end_process(task.process, Ending::Exited(status));
-        }
-        let System { futexes, effects, .. } = &mut self.system;
-        robust::abandon(&mut process.memory, task.robust_list, id, |address| {
-            let key = Key { process: task.process, address };
-            futexes.wake(key, 1, ANY, |waiter| effects.push(Effect::Complete(waiter, 0)));
-        });
-        // Whoever joins the thread waits at this word.
-        if task.clear_at_end != 0 && process.memory.write(task.clear_at_end, &[0; 4]).is_ok() {
-            let key = Key { process: task.process, address: task.clear_at_end };
-            futexes.wake(key, 1, ANY, |waiter| effects.push(Effect::Complete(waiter, 0)));
-        }
-    }
-
-    fn end_process(&mut self, id: ProcessId, ending: Ending) {
-        if self.system.running.is_some_and(|running| running.process == id) {
-            self.end_turn(machine::clock::monotonic_nanos());
-        }
-        let Some(process) = self.processes.remove(&id) else { return };
-        self.remove_tasks(id);
-        let (status, detail) = ending.status();
-        let notice = Notice::Ended {
-            process: id,
-            container: process.container,
-            status,
-            detail,
-            reason: ending.reason(process.memory.account().limit_bytes()),
-            usage: process.usage(),
-        };
-        self.system.notices.push_back(notice);
-        self.rest(process);
-    }
-
-    fn remove_tasks(&mut self, id: ProcessId) {
-        let Self { tasks, system, .. } = self;
-        tasks.retain(|task_id, task| {
-            let stays = task.process != id;
-            if !stays {
-                system.forget(*task_id);
-            }
-            stays
-        });
-    }
 }
 
 impl Process {
+    /// It is another program now (`execve`): what the old one set up for itself is gone.
+    pub fn become_program(&mut self, executable: Vec<u8>, arguments: &[Vec<u8>]) {
+        self.executable = executable;
+        self.command_line = joined(arguments);
+        self.descriptors.close_marked();
+        self.actions.reset_handlers();
+        self.timers = Timers::default();
+        self.has_overflowed = false;
+        self.rewind = Rewind::Never;
+    }
+
     /// What it has used since its invoke began.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let run_nanos = self.run_nanos - self.run_nanos_before;
+        let run_nanos = self.run_nanos - self.run_nanos_before + self.descendants_nanos;
         Usage { run_nanos, memory_peak_bytes: self.memory.account().peak_bytes() }
     }
 }
@@ -551,39 +454,13 @@ impl Notice {
     }
 }
 
-impl System {
-    /// Reports a system call this kernel does not have, once per process and invoke.
-    pub fn note_missing(&mut self, process: &mut Process, number: u64) {
-        if process.missing.note(number) && self.notices.len() < NOTICES_MAX {
-            self.notices.push_back(Notice::Missing {
-                process: process.id,
-                container: process.container,
-                number: u32::try_from(number).unwrap_or(u32::MAX),
-            });
-        }
-    }
-
-    /// How long the present turn of the task that runs lasts already.
-    #[must_use]
-    pub fn turn_nanos(&self) -> u64 {
-        let now = machine::clock::monotonic_nanos();
-        self.running.map_or(0, |running| now.saturating_sub(running.since_nanos))
-    }
-
-    /// A number no task has. Numbers start over after four million tasks; one that old has ended
-    /// or its container has: containers live for minutes.
-    pub fn new_task_id(&mut self) -> TaskId {
-        let number = self.next_number;
-        self.next_number = if number == NUMBER_MAX { 1 } else { number + 1 };
-        TaskId::from_number(number)
-    }
-
-    fn forget(&mut self, task: TaskId) {
-        self.scheduler.forget(task);
-        self.futexes.forget(task);
-    }
+/// The last part of a path: a task's first name.
+#[must_use]
+pub fn name_of(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
 }
 
+/// Arguments as `/proc` shows them.
 fn joined(arguments: &[Vec<u8>]) -> Vec<u8> {
     let with_end = |argument: &Vec<u8>| [argument.as_slice(), &[0]].concat();
     arguments.iter().flat_map(with_end).collect()

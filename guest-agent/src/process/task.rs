@@ -118,6 +118,16 @@ impl Task {
         }
     }
 
+    /// It runs another program now, from these registers on.
+    pub fn become_program(&mut self, context: Context, path: &[u8]) {
+        self.context = context;
+        self.extended = ExtendedState::fresh();
+        self.stack = AlternateStack::NONE;
+        self.clear_at_end = 0;
+        self.robust_list = 0;
+        self.set_name(super::table::name_of(path));
+    }
+
     /// The name without its padding.
     #[must_use]
     pub fn name(&self) -> &[u8] {

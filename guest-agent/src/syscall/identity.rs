@@ -1,16 +1,18 @@
-//! Who the caller is. Programs run as root of their container, alone in their session.
+//! Who the caller is, and which groups and sessions processes belong to. Programs run as root of their
+//! container.
 
 use super::{CallResult, DONE, value};
 use crate::errno::Errno;
+use crate::identity::ProcessId;
 use crate::process::Call;
 
 pub(super) fn getpid(call: &mut Call<'_>) -> CallResult {
     value(call.process.id.number())
 }
 
-/// The program was started by nobody it could name.
-pub(super) fn getppid(_call: &mut Call<'_>) -> CallResult {
-    DONE
+/// Nobody that could be named has started the first program of a container.
+pub(super) fn getppid(call: &mut Call<'_>) -> CallResult {
+    value(call.system.family.parent_number(call.process.id))
 }
 
 pub(super) fn getuid(_call: &mut Call<'_>) -> CallResult {
@@ -40,16 +42,27 @@ pub(super) fn getresuid(call: &mut Call<'_>) -> CallResult {
     DONE
 }
 
-/// Its group is its own already.
-pub(super) fn setpgid(call: &mut Call<'_>) -> CallResult {
-    own(call)?;
-    let group = call.unsigned_argument(1);
-    if group == 0 || group == call.process.id.number() { DONE } else { Err(Errno::PERM) }
+/// A process as an argument names it; 0 is the caller.
+fn named(call: &Call<'_>, argument: usize) -> ProcessId {
+    match call.unsigned_argument(argument) {
+        0 => call.process.id,
+        number => ProcessId::from_number(number),
+    }
 }
 
-/// It leads its session already.
-pub(super) fn setsid(_call: &mut Call<'_>) -> CallResult {
-    Err(Errno::PERM)
+pub(super) fn setpgid(call: &mut Call<'_>) -> CallResult {
+    let (id, group) = (named(call, 0), call.int_argument(1));
+    if group < 0 {
+        return Err(Errno::INVAL);
+    }
+    let group = if group == 0 { id } else { ProcessId::from_number(group.cast_unsigned()) };
+    call.system.family.set_group(call.process.id, id, group)?;
+    DONE
+}
+
+pub(super) fn setsid(call: &mut Call<'_>) -> CallResult {
+    call.system.family.lead_session(call.process.id)?;
+    value(call.process.id.number())
 }
 
 /// There are no other groups.
@@ -82,22 +95,16 @@ pub(super) fn getgroups(_call: &mut Call<'_>) -> CallResult {
 }
 
 pub(super) fn getpgrp(call: &mut Call<'_>) -> CallResult {
-    value(call.process.id.number())
+    let (group, _) = call.system.family.place(call.process.id, call.process.id)?;
+    value(group.number())
 }
 
 pub(super) fn getpgid(call: &mut Call<'_>) -> CallResult {
-    own(call)
+    let (group, _) = call.system.family.place(call.process.id, named(call, 0))?;
+    value(group.number())
 }
 
 pub(super) fn getsid(call: &mut Call<'_>) -> CallResult {
-    own(call)
-}
-
-fn own(call: &mut Call<'_>) -> CallResult {
-    let pid = call.process.id.number();
-    match call.unsigned_argument(0) {
-        0 => value(pid),
-        asked if asked == pid => value(pid),
-        _ => Err(Errno::SRCH),
-    }
+    let (_, session) = call.system.family.place(call.process.id, named(call, 0))?;
+    value(session.number())
 }

@@ -33,7 +33,7 @@ pub fn is_inward(call: &mut Call<'_>) -> bool {
         10 | 11 | 12 | 25 | 28 | 149..=151 | 325 => true,
         // mmap: without a file it is as the others; with one it is a look at the file.
         9 => call.argument(3) & MAP_SHARED_OR_ANONYMOUS == MAP_ANONYMOUS_PRIVATE,
-        // rt_sigaction, rt_sigprocmask, rt_sigpending, sigaltstack: saved; nobody sends signals yet.
+        // rt_sigaction, rt_sigprocmask, rt_sigpending, sigaltstack: saved; nobody is there yet who could send signals.
         13 | 14 | 127 | 131 => true,
         // arch_prctl, set_tid_address, set_robust_list, get_robust_list: of the task, saved.
         158 | 218 | 273 | 274 => true,

@@ -73,6 +73,7 @@ pub(super) fn mmap(call: &mut Call<'_>) -> CallResult {
     let range = destination(call, hint, bytes, map_flags)?;
     let kind = match &file {
         Some(file) if is_shared => shared_kind(file),
+        None if is_shared => Kind::SharedLater,
         _ => Kind::Mapped,
     };
     let area = Area { access, kind, at_fork: AtFork::Copied };

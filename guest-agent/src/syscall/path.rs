@@ -45,7 +45,7 @@ impl At {
     }
 
     /// A path alone, from argument `index`.
-    fn current(call: &mut Call<'_>, index: usize) -> Result<Self, Errno> {
+    pub(super) fn current(call: &mut Call<'_>, index: usize) -> Result<Self, Errno> {
         Ok(Self { directory: None, path: read_path(call, call.argument(index))? })
     }
 
@@ -66,7 +66,7 @@ pub(super) fn with_caller<T>(call: &Call<'_>, act: impl FnOnce(&View, &Caller<'_
     let process = &*call.process;
     let caller = Caller {
         process: process.id.number(),
-        parent: 0,
+        parent: call.system.family.parent_number(process.id),
         task: call.task.id.number(),
         executable: &process.executable,
         command_line: &process.command_line,

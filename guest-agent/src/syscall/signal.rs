@@ -2,9 +2,11 @@
 
 use machine::clock::monotonic_nanos;
 
+use super::process::whose;
 use super::{CallResult, DONE, value};
 use crate::errno::Errno;
-use crate::identity::TaskId;
+use crate::identity::{ProcessId, TaskId};
+use crate::process::family::Whose;
 use crate::process::{Answer, Call, Effect};
 use crate::signal::{
     Action, AlternateStack, CODE_THREAD, CODE_USER, Information, Signal, SignalSet,
@@ -131,18 +133,19 @@ fn information(call: &Call<'_>, signal: Signal, code: i32) -> Information {
     Information { signal, code, value: u64::from(call.process.id.number()), data: 0 }
 }
 
-/// A process can signal itself; others it does not see.
+/// Reaches whom the caller can see: its own container.
 pub(super) fn kill(call: &mut Call<'_>) -> CallResult {
     let signal = wanted(call, 1)?;
-    let process = call.process.id;
-    let own = process.number().cast_signed();
-    if ![own, -own, 0, -1].contains(&call.int_argument(0)) {
+    let whose = whose(call, call.int_argument(0))?;
+    let receivers = call.system.family.addressed(call.process.id, whose);
+    if receivers.is_empty() {
         return Err(Errno::SRCH);
     }
     if let Some(signal) = signal {
         let information = information(call, signal, CODE_USER);
         // The sender takes it before the call is over if it can, as POSIX asks.
-        call.system.effects.push(Effect::SignalProcess(process, information));
+        let effects = receivers.into_iter().map(|id| Effect::SignalProcess(id, information));
+        call.system.effects.extend(effects);
     }
     DONE
 }
@@ -153,8 +156,20 @@ pub(super) fn tkill(call: &mut Call<'_>) -> CallResult {
 }
 
 pub(super) fn tgkill(call: &mut Call<'_>) -> CallResult {
-    if call.unsigned_argument(0) != call.process.id.number() {
-        return Err(Errno::SRCH);
+    let (process, task) = (call.unsigned_argument(0), call.unsigned_argument(1));
+    if process != call.process.id.number() {
+        // Of another process only the first thread is known.
+        let id = ProcessId::from_number(process);
+        let found = call.system.family.addressed(call.process.id, Whose::One(id));
+        let (signal, task_id) = (wanted(call, 2)?, TaskId::from_number(task));
+        if found.is_empty() || task != process {
+            return Err(Errno::SRCH);
+        }
+        if let Some(signal) = signal {
+            let information = information(call, signal, CODE_THREAD);
+            call.system.effects.push(Effect::SignalTask(task_id, information));
+        }
+        return DONE;
     }
     let task = call.int_argument(1);
     signal_task(call, task, 2)
@@ -216,11 +231,16 @@ fn read_information(
 }
 
 pub(super) fn rt_sigqueueinfo(call: &mut Call<'_>) -> CallResult {
-    let process = call.process.id;
+    let process = ProcessId::from_number(call.unsigned_argument(0));
     let address = call.argument(2);
     let information = read_information(call, 1, address)?;
-    if call.unsigned_argument(0) != process.number() {
+    if call.system.family.addressed(call.process.id, Whose::One(process)).is_empty() {
         return Err(Errno::SRCH);
+    }
+    // Only to itself may a process claim that the kernel or a `kill` of somebody else sent it.
+    let is_claim = information.is_some_and(|it| it.code >= 0 || it.code == CODE_THREAD);
+    if is_claim && process != call.process.id {
+        return Err(Errno::PERM);
     }
     if let Some(information) = information {
         call.system.effects.push(Effect::SignalProcess(process, information));

@@ -9,7 +9,7 @@ use crate::file::descriptors::DESCRIPTORS_MAX;
 use crate::filesystem::processes::{RELEASE, VERSION};
 use crate::process::Call;
 use crate::process::exec::STACK_BYTES;
-use crate::process::table::TASKS_MAX;
+use crate::process::system::TASKS_MAX;
 use crate::process::task::NAME_BYTES;
 use crate::time::{SECOND_NANOS, encode_timeval};
 
@@ -83,7 +83,9 @@ pub(super) fn getrusage(call: &mut Call<'_>) -> CallResult {
             bytes[32..40].copy_from_slice(&kilobytes.to_le_bytes());
         }
         // CHILDREN.
-        -1 => {}
+        -1 => {
+            bytes[..16].copy_from_slice(&encode_timeval(call.process.children_nanos));
+        }
         _ => return Err(Errno::INVAL),
     }
     let address = call.argument(1);
@@ -96,7 +98,9 @@ pub(super) fn times(call: &mut Call<'_>) -> CallResult {
     if address != 0 {
         let mut bytes = [0; 32];
         let ticks = (call.process.run_nanos + call.system.turn_nanos()) / TICK_NANOS;
+        let of_children = call.process.children_nanos / TICK_NANOS;
         bytes[..8].copy_from_slice(&ticks.to_le_bytes());
+        bytes[16..24].copy_from_slice(&of_children.to_le_bytes());
         call.write_bytes(address, &bytes)?;
     }
     value(monotonic_nanos() / TICK_NANOS)

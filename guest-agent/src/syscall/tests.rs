@@ -82,7 +82,12 @@ impl Fixture {
     }
 
     /// Makes a call; `None` when it waits.
-    fn call_as(&mut self, task: TaskId, number: u64, arguments: [u64; 6]) -> Option<i64> {
+    pub(super) fn call_as(
+        &mut self,
+        task: TaskId,
+        number: u64,
+        arguments: [u64; 6],
+    ) -> Option<i64> {
         let call = self.processes.call(task).unwrap();
         assert_ne!(call.task.state, State::Blocked);
         call.task.context.set_syscall(number, arguments);
@@ -90,7 +95,7 @@ impl Fixture {
     }
 
     /// Executes the call a task is in.
-    fn resume(&mut self, task: TaskId) -> Option<i64> {
+    pub(super) fn resume(&mut self, task: TaskId) -> Option<i64> {
         // Tests decide who runs.
         while self.processes.take_next().is_some() {}
         let mut call = self.processes.call(task).unwrap();
@@ -101,7 +106,7 @@ impl Fixture {
         self.result(task)
     }
 
-    fn result(&mut self, task: TaskId) -> Option<i64> {
+    pub(super) fn result(&mut self, task: TaskId) -> Option<i64> {
         let call = self.processes.call(task)?;
         (call.task.state == State::Runnable).then(|| call.task.context.result())
     }

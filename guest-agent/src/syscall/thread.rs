@@ -4,23 +4,24 @@ use alloc::boxed::Box;
 
 use machine::clock::{monotonic_nanos, realtime_nanos};
 
+use super::process::{self, Wanted};
 use super::{CallResult, DONE, value};
 use crate::errno::Errno;
 use crate::futex::{ANY, Key};
-use crate::process::table::TASKS_MAX;
+use crate::process::system::TASKS_MAX;
 use crate::process::{Answer, Call, Effect, Ending, Task};
 use crate::signal::AlternateStack;
 use crate::time::{NEVER, after, decode_timespec};
 
-const CLONE_VM: u64 = 0x100;
-const CLONE_FS: u64 = 0x200;
-const CLONE_FILES: u64 = 0x400;
-const CLONE_SIGHAND: u64 = 0x800;
+pub(super) const CLONE_VM: u64 = 0x100;
+pub(super) const CLONE_FS: u64 = 0x200;
+pub(super) const CLONE_FILES: u64 = 0x400;
+pub(super) const CLONE_SIGHAND: u64 = 0x800;
 const CLONE_THREAD: u64 = 0x1_0000;
-const CLONE_SET_THREAD_POINTER: u64 = 0x8_0000;
-const CLONE_PARENT_SET_TID: u64 = 0x10_0000;
-const CLONE_CHILD_CLEAR_TID: u64 = 0x20_0000;
-const CLONE_CHILD_SET_TID: u64 = 0x100_0000;
+pub(super) const CLONE_SET_THREAD_POINTER: u64 = 0x8_0000;
+pub(super) const CLONE_PARENT_SET_TID: u64 = 0x10_0000;
+pub(super) const CLONE_CHILD_CLEAR_TID: u64 = 0x20_0000;
+pub(super) const CLONE_CHILD_SET_TID: u64 = 0x100_0000;
 /// What makes a thread.
 const THREAD: u64 = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
 
@@ -42,15 +43,19 @@ const ARCH_GET_GS: u64 = 0x1004;
 /// Bytes of a `struct robust_list_head`.
 const ROBUST_LIST_BYTES: u64 = 24;
 
-/// Only the form that makes a thread; a new process is a call this kernel does not have.
+/// A thread, or without what all threads share a process.
 pub(super) fn clone(call: &mut Call<'_>) -> CallResult {
     let (clone_flags, stack) = (call.argument(0), call.argument(1));
     let (parent_tid, child_tid) = (call.argument(2), call.argument(3));
-    if clone_flags & THREAD != THREAD {
-        call.system.note_missing(call.process, call.task.context.number());
-        return Err(Errno::NOSYS);
+    if clone_flags & CLONE_THREAD == 0 {
+        let (flags, thread_pointer) = (clone_flags, call.argument(4));
+        let wanted = Wanted { flags, stack, parent_tid, child_tid, thread_pointer };
+        return process::bear(call, &wanted);
     }
-    if call.process.tasks.len() >= TASKS_MAX {
+    if clone_flags & THREAD != THREAD {
+        return Err(Errno::INVAL);
+    }
+    if call.system.family.tasks_beside(call.process.id) >= TASKS_MAX {
         return Err(Errno::AGAIN);
     }
     let id = call.system.new_task_id();
@@ -96,11 +101,6 @@ pub(super) fn exit_group(call: &mut Call<'_>) -> CallResult {
 /// The low byte is all a parent ever sees.
 fn exit_status(call: &Call<'_>) -> u8 {
     call.int_argument(0).to_le_bytes()[0]
-}
-
-/// A process without children has none to wait for.
-pub(super) fn wait(_call: &mut Call<'_>) -> CallResult {
-    Err(Errno::CHILD)
 }
 
 pub(super) fn gettid(call: &mut Call<'_>) -> CallResult {
@@ -186,7 +186,8 @@ pub(super) fn getcpu(call: &mut Call<'_>) -> CallResult {
 pub(super) fn futex(call: &mut Call<'_>) -> CallResult {
     let operation = call.unsigned_argument(1);
     let count = usize::try_from(call.int_argument(2)).unwrap_or(0);
-    let key = key(call, call.argument(0))?;
+    let word = call.argument(0);
+    let key = key(call, word)?;
     match operation & !(FUTEX_PRIVATE | FUTEX_REALTIME) {
         FUTEX_WAIT => {
             let timeout = call.argument(3);
@@ -207,7 +208,7 @@ pub(super) fn futex(call: &mut Call<'_>) -> CallResult {
         FUTEX_REQUEUE => requeue(call, key, count),
         FUTEX_COMPARE_REQUEUE => {
             let expected = call.unsigned_argument(5);
-            if load(call, key.address)? != expected {
+            if load(call, word)? != expected {
                 return Err(Errno::AGAIN);
             }
             requeue(call, key, count)
@@ -217,12 +218,13 @@ pub(super) fn futex(call: &mut Call<'_>) -> CallResult {
     }
 }
 
-fn key(call: &Call<'_>, address: u64) -> Result<Key, Errno> {
-    if address.is_multiple_of(4) {
-        Ok(Key { process: call.process.id, address })
-    } else {
-        Err(Errno::INVAL)
+fn key(call: &mut Call<'_>, address: u64) -> Result<Key, Errno> {
+    if !address.is_multiple_of(4) {
+        return Err(Errno::INVAL);
     }
+    let is_private = call.unsigned_argument(1) & FUTEX_PRIVATE != 0;
+    let shared = if is_private { None } else { call.process.memory.shared_place(address) };
+    Ok(shared.map_or(Key::Own(call.process.id, address), Key::Shared))
 }
 
 fn load(call: &mut Call<'_>, address: u64) -> Result<u32, Errno> {
@@ -248,7 +250,7 @@ fn futex_wait(
     }
     let task = call.task.id;
     if !call.task.call.has_waited {
-        if load(call, key.address)? != call.unsigned_argument(2) {
+        if load(call, call.argument(0))? != call.unsigned_argument(2) {
             return Err(Errno::AGAIN);
         }
         let deadline = futex_deadline(call, timeout, is_absolute)?;
@@ -294,7 +296,8 @@ fn requeue(call: &mut Call<'_>, from: Key, count: usize) -> CallResult {
 
 /// `FUTEX_WAKE_OP` (futex(2)): changes a second word and wakes its waiters by what it held.
 fn wake_and_change(call: &mut Call<'_>, first: Key, count: usize) -> CallResult {
-    let second = key(call, call.argument(4))?;
+    let second_word = call.argument(4);
+    let second = key(call, second_word)?;
     let most = usize::try_from(call.argument(3)).unwrap_or(usize::MAX);
     let code = call.unsigned_argument(5);
     let (operation, comparison) = (code >> 28, code >> 24 & 0xf);
@@ -303,7 +306,7 @@ fn wake_and_change(call: &mut Call<'_>, first: Key, count: usize) -> CallResult 
     if operation & 8 != 0 {
         operand = 1_i32.checked_shl(operand.cast_unsigned() & 31).unwrap_or(0);
     }
-    let old = load(call, second.address)?.cast_signed();
+    let old = load(call, second_word)?.cast_signed();
     let new = match operation & 7 {
         0 => operand,
         1 => old.wrapping_add(operand),
@@ -321,7 +324,7 @@ fn wake_and_change(call: &mut Call<'_>, first: Key, count: usize) -> CallResult 
         5 => old >= expected,
         _ => return Err(Errno::NOSYS),
     };
-    call.write_bytes(second.address, &new.to_le_bytes())?;
+    call.write_bytes(second_word, &new.to_le_bytes())?;
     let mut woken = wake(call, first, count.max(1), ANY);
     if holds {
         woken += wake(call, second, most.max(1), ANY);

@@ -11,7 +11,7 @@ use super::Processes;
 use crate::file::Descriptors;
 use crate::filesystem::{Caller, View};
 use crate::memory::Account;
-use crate::process::exec::{self, Image};
+use crate::process::exec::Image;
 use crate::process::rewind::SavedTask;
 use crate::process::task::State;
 use crate::process::{Fresh, Process, ProcessId};
@@ -47,16 +47,18 @@ impl Processes {
             descriptors: &Descriptors::new(),
         };
         let file = view.open(&caller, None, path, 0, 0).map_err(super::unopened)?;
-        let Some(vdso) = &self.system.vdso else { return Err(String::new()) };
-        let mut image = exec::load(&file, account, is_held, &self.system.world, vdso)?;
-        image.populate()?;
-        Ok(image)
+        let limit_bytes = account.limit_bytes();
+        let image = self.system.load(&file, account, is_held).and_then(|mut image| {
+            image.populate()?;
+            Ok(image)
+        });
+        image.map_err(|error| error.explain(limit_bytes))
     }
 
     /// Ends a process; if it can be rewound it rests.
     pub fn halt(&mut self, id: ProcessId) {
-        let process = self.processes.remove(&id);
-        self.kill(id);
+        let process = self.take_out(id);
+        self.system.notices.retain(|notice| notice.process() != id);
         if let Some(process) = process {
             self.rest(process);
         }
@@ -91,7 +93,10 @@ impl Processes {
     pub fn pass_point(&mut self, id: ProcessId) {
         let Some(process) = self.processes.get_mut(&id) else { return };
         let system = &self.system;
-        let tasks: Vec<_> = process.tasks.iter().filter_map(|id| self.tasks.get(id)).collect();
+        // A child would not be there any more.
+        let is_alone = system.family.others(id).is_empty();
+        let tasks = process.tasks.iter().filter_map(|id| self.tasks.get(id));
+        let tasks: Vec<_> = tasks.filter(|_| is_alone).collect();
         let saved = tasks.into_iter().map(|task| SavedTask {
             task: task.duplicate(State::Blocked),
             has_waited: system.scheduler.waits(task.id, None),
@@ -119,6 +124,7 @@ impl Processes {
             return false;
         }
         let tasks = process.point_tasks();
+        self.system.family.found(id, process.container);
         self.processes.insert(id, process);
         tasks.into_iter().for_each(|task| self.begin_again(task));
         self.begin_invoke(id);
@@ -152,7 +158,10 @@ impl Processes {
         if process.can_rewind() {
             process.close_files();
             self.resting.insert(process.id, process);
-        } else if process.memory.account().used_bytes() <= GONE_BYTES_MAX {
+            return;
+        }
+        self.system.family.forget(process.id);
+        if process.memory.account().used_bytes() <= GONE_BYTES_MAX {
             process.descriptors = Descriptors::new();
             self.gone.push(process);
         }
