@@ -1,7 +1,8 @@
 //! Reads the headers of a 64-bit x86-64 ELF executable. Pure: bytes in, a checked [`Program`] or
 //! a reason for a person out; nothing of a package can make it panic.
 //!
-//! Accepted: static executables at a fixed address and static-pie. What `process::exec` maps is
+//! Accepted: executables at a fixed address and position-independent ones, static or with the path of
+//! the loader that links them. What `process::exec` maps is
 //! only what was checked here: segments are in ascending order, do not share a page, lie inside
 //! the file and inside the user half.
 
@@ -22,6 +23,8 @@ pub const PROGRAM_HEADER_BYTES: u16 = 56;
 const PROGRAM_HEADERS_MAX: u16 = 64;
 /// Lowest address of a fixed program, as Linux' `mmap_min_addr`: a null pointer must fault.
 const ADDRESS_MIN: u64 = 0x1_0000;
+/// Bytes of a loader's path, its NUL included.
+const INTERPRETER_BYTES_MAX: u64 = 4096;
 /// Most bytes between a program's first and last page. Larger static programs do not exist and
 /// the number keeps address arithmetic far from its limits.
 const SPAN_MAX: u64 = 16 << 30;
@@ -65,6 +68,9 @@ pub struct Program {
     pub headers: u16,
     /// The stack has to be executable.
     pub has_executable_stack: bool,
+    /// Where in the file the path of its loader is, with a NUL behind it, and how long; none for a
+    /// static one.
+    pub interpreter: Option<(u64, usize)>,
     /// What to map; at least one, ascending, no page in two of them.
     pub segments: Vec<Segment>,
 }
@@ -148,6 +154,7 @@ fn program(header: &Header, table: &[u8], file_bytes: u64) -> Result<Program, &'
         headers_address: 0,
         headers: header.headers,
         has_executable_stack: false,
+        interpreter: None,
         segments: Vec::new(),
     };
     for bytes in table.chunks_exact(usize::from(PROGRAM_HEADER_BYTES)) {
@@ -157,15 +164,22 @@ fn program(header: &Header, table: &[u8], file_bytes: u64) -> Result<Program, &'
                 check_segment(&program, &segment, file_bytes)?;
                 program.segments.push(segment);
             }
-            SEGMENT_INTERPRETER => {
-                return Err("it is dynamically linked, which is not supported yet: link it \
-                            statically (gcc -static, or Rust's x86_64-unknown-linux-musl)");
-            }
+            SEGMENT_INTERPRETER => program.interpreter = Some(interpreter(&segment, file_bytes)?),
             SEGMENT_STACK => program.has_executable_stack = segment.access.is_executable,
             _ => {}
         }
     }
     finish(program, header.headers_offset)
+}
+
+fn interpreter(segment: &Segment, file_bytes: u64) -> Result<(u64, usize), &'static str> {
+    let end = segment.file_offset.checked_add(segment.file_bytes);
+    let is_sane = (2..=INTERPRETER_BYTES_MAX).contains(&segment.file_bytes);
+    if !is_sane || end.is_none_or(|end| end > file_bytes) {
+        return Err("the path of its loader is cut short or none");
+    }
+    let bytes = usize::try_from(segment.file_bytes).unwrap_or(0);
+    Ok((segment.file_offset, bytes))
 }
 
 fn program_header(bytes: &[u8]) -> Result<(u32, Segment), Malformed> {
@@ -308,10 +322,11 @@ mod tests {
     }
 
     #[test]
-    fn the_test_binary_itself_is_refused_as_dynamic() {
+    fn the_test_binary_itself_names_its_loader() {
         let bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-        let reason = parse_file(&bytes).unwrap_err();
-        assert!(reason.contains("link it statically"), "{reason}");
+        let (offset, count) = parse_file(&bytes).unwrap().interpreter.unwrap();
+        let at = usize::try_from(offset).unwrap();
+        assert!(bytes[at..at + count].starts_with(b"/lib64/ld-linux-x86-64.so.2\0"));
     }
 
     #[test]

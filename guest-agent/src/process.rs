@@ -15,6 +15,7 @@ pub mod table;
 pub mod system;
 pub mod family;
 pub mod script;
+pub mod executable;
 pub mod rewind;
 pub mod exec;
 pub mod deliver;

@@ -15,6 +15,7 @@ use machine::frame::Frame;
 use machine::paging::{Backing, Met};
 use machine::user::{Context, area_bytes};
 
+use super::executable::{Binary, Executable};
 use super::rewind::{Places, digits};
 use super::stack::{self, Contents, key};
 use crate::elf::{self, Program, Segment};
@@ -37,7 +38,7 @@ pub const ARGUMENT_BYTES_MAX: u64 = STACK_BYTES / 4;
 const STACK_EAGER_BYTES: u64 = 3 * PAGE_BYTES;
 /// Pages of zero-initialised data made before the program starts.
 const ZERO_EAGER_BYTES: u64 = 4 * PAGE_BYTES;
-/// Where static-pie programs are loaded from, as on Linux two thirds up the user half.
+/// Where position-independent programs are loaded from, as on Linux two thirds up the user half.
 const PIE_BASE: u64 = 0x5555_5555_4000;
 /// Bytes of a segment, and of the stack, that are made for a snapshot of a program not started yet.
 const PREPARED_BYTES_MAX: u64 = 4 << 20;
@@ -142,19 +143,43 @@ impl LoadError {
     }
 }
 
-/// Makes `file` a program in memory charged to `account`; `is_held` as [`Arguments::held`] will be.
+/// Makes a program one in memory charged to `account`; `is_held` as [`Arguments::held`] will be.
 ///
 /// # Errors
-/// Why not.
+/// [`Errno::NOMEM`] when it does not fit, or why it cannot be read.
 pub fn load(
-    file: &OpenFile,
+    executable: &Executable,
     account: Rc<Account>,
     is_held: bool,
     world: &World,
     vdso: &Vdso,
-) -> Result<Image, LoadError> {
-    let program = read_program(file)?;
-    Ok(map(file, &program, account, is_held, world, vdso)?)
+) -> Result<Image, Errno> {
+    let Executable { binary: Binary { file, program }, loader, .. } = executable;
+    let layout = choose(program, world);
+    let floor = layout.stack_top - STACK_BYTES;
+    let mut memory = Memory::new(account, floor - STACK_GAP_BYTES)?;
+    map_segments(file, &mut memory, program, layout.base)?;
+    let end = (layout.base + program.end()).next_multiple_of(PAGE_BYTES);
+    memory.set_heap(end + layout.heap_gap);
+    let vdso = vdso.map(&mut memory)?;
+    let held_bytes = if is_held { HELD_BYTES } else { 0 };
+    let stack = Range { start: floor, end: layout.stack_top + held_bytes };
+    let access = Access { is_executable: program.has_executable_stack, ..Access::READ_WRITE };
+    memory.map(stack, Area { access, kind: Kind::Stack, at_fork: AtFork::Copied })?;
+    let (mut loader_base, mut entry) = (0, layout.base + program.entry);
+    if let Some(loader) = loader {
+        loader_base = memory.place(0, loader.program.end().next_multiple_of(PAGE_BYTES))?;
+        map_segments(&loader.file, &mut memory, &loader.program, loader_base)?;
+        entry = loader_base + loader.program.entry;
+    }
+    Ok(Image {
+        memory,
+        entry,
+        stack_top: layout.stack_top,
+        vdso,
+        auxiliary: auxiliary(program, layout.base, loader_base, vdso),
+        met: Met::default(),
+    })
 }
 
 impl Image {
@@ -257,7 +282,7 @@ pub fn check(file: &OpenFile) -> Result<u64, LoadError> {
     Ok(stat.bytes)
 }
 
-fn read_program(file: &OpenFile) -> Result<Program, LoadError> {
+pub(super) fn read_program(file: &OpenFile) -> Result<Program, LoadError> {
     let bytes = check(file)?;
     let mut start = vec![0; elf::HEADER_BYTES_MAX];
     let count = read_full(file, 0, &mut start).map_err(unread)?;
@@ -266,7 +291,7 @@ fn read_program(file: &OpenFile) -> Result<Program, LoadError> {
 }
 
 /// Reads until `bytes` are full or the file ends.
-fn read_full(file: &OpenFile, offset: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
+pub(super) fn read_full(file: &OpenFile, offset: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
     let mut done = 0;
     while done < bytes.len() {
         let mut sink = Sink::kernel(&mut bytes[done..]);
@@ -276,37 +301,6 @@ fn read_full(file: &OpenFile, offset: u64, bytes: &mut [u8]) -> Result<usize, Er
         }
     }
     Ok(done)
-}
-
-fn map(
-    file: &OpenFile,
-    program: &Program,
-    account: Rc<Account>,
-    is_held: bool,
-    world: &World,
-    vdso: &Vdso,
-) -> Result<Image, Errno> {
-    let layout = choose(program, world);
-    let floor = layout.stack_top - STACK_BYTES;
-    let mut memory = Memory::new(account, floor - STACK_GAP_BYTES)?;
-    for segment in &program.segments {
-        map_segment(file, &mut memory, segment, layout.base)?;
-    }
-    let end = (layout.base + program.end()).next_multiple_of(PAGE_BYTES);
-    memory.set_heap(end + layout.heap_gap);
-    let vdso = vdso.map(&mut memory)?;
-    let held_bytes = if is_held { HELD_BYTES } else { 0 };
-    let stack = Range { start: floor, end: layout.stack_top + held_bytes };
-    let access = Access { is_executable: program.has_executable_stack, ..Access::READ_WRITE };
-    memory.map(stack, Area { access, kind: Kind::Stack, at_fork: AtFork::Copied })?;
-    Ok(Image {
-        memory,
-        entry: layout.base + program.entry,
-        stack_top: layout.stack_top,
-        vdso,
-        auxiliary: auxiliary(program, layout.base, vdso),
-        met: Met::default(),
-    })
 }
 
 /// Lays what differs from request to request into the pages above the stack and withholds it, and
@@ -341,6 +335,15 @@ fn choose(program: &Program, world: &World) -> Layout {
     let base = if program.is_fixed { 0 } else { PIE_BASE + pages(PIE_RANDOM_BITS) };
     let top = USER_END - pages(STACK_RANDOM_BITS) - PAGE_BYTES - HELD_BYTES;
     Layout { base, stack_top: top & !(PAGE_BYTES - 1), heap_gap: pages(HEAP_RANDOM_BITS) }
+}
+
+fn map_segments(
+    file: &OpenFile,
+    memory: &mut Memory,
+    program: &Program,
+    base: u64,
+) -> Result<(), Errno> {
+    program.segments.iter().try_for_each(|segment| map_segment(file, memory, segment, base))
 }
 
 fn map_segment(
@@ -393,7 +396,7 @@ fn file_page(file: &OpenFile, part: Range, offset: u64, access: Access) -> Resul
     Ok(Backing::Frame(frame))
 }
 
-fn auxiliary(program: &Program, base: u64, vdso: u64) -> Vec<(u64, u64)> {
+fn auxiliary(program: &Program, base: u64, loader_base: u64, vdso: u64) -> Vec<(u64, u64)> {
     let headers = match program.headers_address {
         0 => 0,
         address => base + address,
@@ -407,7 +410,7 @@ fn auxiliary(program: &Program, base: u64, vdso: u64) -> Vec<(u64, u64)> {
         (key::HEADERS, headers),
         (key::HEADER_BYTES, u64::from(elf::PROGRAM_HEADER_BYTES)),
         (key::HEADER_COUNT, u64::from(program.headers)),
-        (key::BASE, 0),
+        (key::BASE, loader_base),
         (key::FLAGS, 0),
         (key::ENTRY, base + program.entry),
         (key::USER, 0),

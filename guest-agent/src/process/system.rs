@@ -5,12 +5,12 @@ use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use super::exec::{Image, LoadError};
+use super::exec::Image;
+use super::executable::Executable;
 use super::family::Family;
 use super::scheduler::Scheduler;
 use super::{Ending, Notice, Process, Task, exec};
 use crate::errno::Errno;
-use crate::file::OpenFile;
 use crate::futex::Futexes;
 use crate::identity::{ProcessId, TaskId};
 use crate::memory::{Account, Memory};
@@ -103,12 +103,12 @@ impl System {
     /// Why it cannot be.
     pub fn load(
         &self,
-        file: &OpenFile,
+        executable: &Executable,
         account: Rc<Account>,
         is_held: bool,
-    ) -> Result<Image, LoadError> {
-        let vdso = self.vdso.as_ref().ok_or(LoadError::System(Errno::NOMEM))?;
-        exec::load(file, account, is_held, &self.world, vdso)
+    ) -> Result<Image, Errno> {
+        let vdso = self.vdso.as_ref().ok_or(Errno::NOMEM)?;
+        exec::load(executable, account, is_held, &self.world, vdso)
     }
     /// Reports a system call this kernel does not have, once per process and invoke.
     pub fn note_missing(&mut self, process: &mut Process, number: u64) {

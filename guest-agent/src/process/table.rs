@@ -9,7 +9,8 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::exec::{self, Arguments, Held};
+use super::exec::{self, Arguments, Held, LoadError};
+use super::executable::Executable;
 use super::system::Running;
 use super::task::{CallState, State};
 use super::timer::Receiver;
@@ -121,8 +122,7 @@ impl Processes {
     pub fn start(&mut self, start: Start) -> Result<ProcessId, String> {
         self.prepare().map_err(|_| String::from("the VM has no memory left"))?;
         let id = ProcessId::from_number(self.system.new_task_id().number());
-        let command_line = joined(&start.arguments);
-        let name = name_of(&start.path).to_vec();
+        let (command_line, name) = (joined(&start.arguments), name_of(&start.path).to_vec());
         let mut descriptors = Descriptors::new();
         for file in &start.stdio {
             let given = descriptors.insert(Rc::clone(file), false, 0);
@@ -138,22 +138,27 @@ impl Processes {
             memory: &|_| {},
             descriptors: &descriptors,
         };
-        let file = start.view.open(&caller, None, &start.path, 0, 0).map_err(unopened)?;
+        let limit_bytes = start.account.limit_bytes();
+        let open = |path: &[u8]| start.view.open(&caller, None, path, 0, 0);
+        let file = open(&start.path).map_err(unopened)?;
+        let executable = Executable::read(file, start.path.clone(), start.arguments, &open);
+        let executable = executable.map_err(|error| error.explain(limit_bytes))?;
         let arguments = Arguments {
-            path: &start.path,
-            arguments: &start.arguments,
+            path: &executable.path,
+            arguments: &executable.arguments,
             environment: &start.environment,
             held: start.rewinds.as_ref().map(|rewinds| Held {
                 invoke: rewinds.invoke,
                 has_clock: rewinds.until == Until::Look,
             }),
         };
-        let limit_bytes = start.account.limit_bytes();
         let loaded = match start.image {
             Some(image) => Ok(image),
-            None => self.system.load(&file, start.account, arguments.held.is_some()),
+            None => self.system.load(&executable, start.account, arguments.held.is_some()),
         };
-        let loaded = loaded.and_then(|image| image.furnish(&arguments, &self.system.world));
+        let loaded = loaded
+            .map_err(LoadError::System)
+            .and_then(|image| image.furnish(&arguments, &self.system.world));
         let loaded = loaded.map_err(|error| error.explain(limit_bytes))?;
         let process = Process {
             id,
@@ -166,8 +171,8 @@ impl Processes {
             pending: Pending::default(),
             tasks: Vec::new(),
             // Where the file is, not how it was found: links on the way are behind us.
-            executable: file.path(),
-            command_line,
+            executable: executable.binary.file.path(),
+            command_line: joined(&executable.arguments),
             run_nanos: 0,
             run_nanos_before: 0,
             children: self.system.world.event(),

@@ -12,12 +12,11 @@ use super::thread::{
 use super::{CallResult, DONE, value};
 use crate::errno::Errno;
 use crate::file::OpenFile;
-use crate::filesystem::PATH_BYTES_MAX;
 use crate::identity::ProcessId;
-use crate::memory::{Memory, Sink};
-use crate::process::exec::{self, ARGUMENT_BYTES_MAX, Arguments, LoadError};
+use crate::memory::Memory;
+use crate::process::exec::{ARGUMENT_BYTES_MAX, Arguments, LoadError};
+use crate::process::executable::Executable;
 use crate::process::family::{Children, Dead, Whose};
-use crate::process::script::{self, HEAD_BYTES};
 use crate::process::system::TASKS_MAX;
 use crate::process::{Answer, Call, Effect, Process, Task};
 use crate::signal::Signal;
@@ -47,9 +46,6 @@ const WAIT_CONTINUED: u32 = 8;
 const WAIT_KEEP: u32 = 0x100_0000;
 /// `__WNOTHREAD`, `__WALL`, `__WCLONE`: all children are found by all threads.
 const WAIT_KINDS: u32 = 0xe000_0000;
-
-/// Scripts whose interpreter is a script, one in another, as on Linux.
-const SCRIPTS_MAX: usize = 5;
 
 /// A child to be made, as `clone` says it.
 pub(super) struct Wanted {
@@ -195,27 +191,17 @@ fn execute(call: &mut Call<'_>, at: &At, first: usize) -> CallResult {
     if arguments.is_empty() {
         arguments.push(Vec::new());
     }
-    let mut file = open(call, at)?;
-    let mut path = at.path.clone();
-    if path.is_empty() {
-        path = file.path();
-    }
-    for depth in 0.. {
-        exec::check(&file).map_err(LoadError::errno)?;
-        let mut head = [0; HEAD_BYTES];
-        let count = file.read_at(0, &mut Sink::kernel(&mut head))?;
-        let Some(script) = script::parse(&head[..count])? else { break };
-        if depth == SCRIPTS_MAX {
-            return Err(Errno::LOOP);
-        }
-        script.interpret(&path, &mut arguments);
-        path = script.interpreter;
-        file = open(call, &At { directory: None, path: path.clone() })?;
-    }
+    let file = match &at.directory {
+        Some(file) if at.path.is_empty() => Rc::clone(file),
+        _ => open(call, at.directory(), &at.path)?,
+    };
+    let path = if at.path.is_empty() { file.path() } else { at.path.clone() };
     let account = Rc::clone(call.process.memory.account());
-    let arguments =
-        Arguments { path: &path, arguments: &arguments, environment: &environment, held: None };
-    let image = call.system.load(&file, account, false).map_err(LoadError::errno)?;
+    let named = |path: &[u8]| open(call, None, path);
+    let executable = Executable::read(file, path, arguments, &named).map_err(LoadError::errno)?;
+    let image = call.system.load(&executable, account, false)?;
+    let Executable { path, arguments, binary, .. } = &executable;
+    let arguments = Arguments { path, arguments, environment: &environment, held: None };
     let loaded = image.furnish(&arguments, &call.system.world).map_err(LoadError::errno)?;
     let process = &mut *call.process;
     let old = core::mem::replace(&mut process.memory, loaded.memory);
@@ -225,8 +211,8 @@ fn execute(call: &mut Call<'_>, at: &At, first: usize) -> CallResult {
         }
         None => drop(old),
     }
-    process.become_program(file.path(), arguments.arguments);
-    call.task.become_program(loaded.context, &path);
+    process.become_program(binary.file.path(), arguments.arguments);
+    call.task.become_program(loaded.context, path);
     call.system.family.execute(process.id);
     if process.tasks.len() > 1 || call.task.id.number() != process.id.number() {
         call.system.effects.push(Effect::EndOthers(call.task.id));
@@ -234,12 +220,8 @@ fn execute(call: &mut Call<'_>, at: &At, first: usize) -> CallResult {
     Ok(Answer::Replaced)
 }
 
-/// The file, which the process may execute.
-fn open(call: &mut Call<'_>, at: &At) -> Result<Rc<OpenFile>, Errno> {
-    if at.path.is_empty() {
-        return at.directory.clone().ok_or(Errno::NOENT);
-    }
-    with_caller(call, |view, caller| view.open(caller, at.directory(), &at.path, 0, 0))
+fn open(call: &Call<'_>, directory: Option<&OpenFile>, path: &[u8]) -> Result<Rc<OpenFile>, Errno> {
+    with_caller(call, |view, caller| view.open(caller, directory, path, 0, 0))
 }
 
 /// A list of texts that ends with a null pointer; its texts and pointers are taken off `room`.
@@ -358,8 +340,6 @@ pub(super) fn waitid(call: &mut Call<'_>) -> CallResult {
     }
     DONE
 }
-
-const _: () = assert!(HEAD_BYTES < PATH_BYTES_MAX);
 
 #[cfg(test)]
 mod tests;

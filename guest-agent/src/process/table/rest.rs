@@ -12,6 +12,7 @@ use crate::file::Descriptors;
 use crate::filesystem::{Caller, View};
 use crate::memory::Account;
 use crate::process::exec::Image;
+use crate::process::executable::Executable;
 use crate::process::rewind::SavedTask;
 use crate::process::task::State;
 use crate::process::{Fresh, Process, ProcessId};
@@ -46,9 +47,12 @@ impl Processes {
             memory: &|_| {},
             descriptors: &Descriptors::new(),
         };
-        let file = view.open(&caller, None, path, 0, 0).map_err(super::unopened)?;
+        let open = |path: &[u8]| view.open(&caller, None, path, 0, 0);
+        let file = open(path).map_err(super::unopened)?;
         let limit_bytes = account.limit_bytes();
-        let image = self.system.load(&file, account, is_held).and_then(|mut image| {
+        let executable = Executable::read(file, path.to_vec(), Vec::new(), &open);
+        let image = executable.and_then(|executable| {
+            let mut image = self.system.load(&executable, account, is_held)?;
             image.populate()?;
             Ok(image)
         });
