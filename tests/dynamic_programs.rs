@@ -12,8 +12,10 @@ use std::process::Command;
 use self::support::node::{TestNode, assert_success, invoke, package, text};
 
 /// Of the host, which is a Debian: shells, tools and interpreters that link to several libraries.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 10] = [
     "/bin/bash",
+    "/bin/sh",
+    "/usr/bin/tr",
     "/usr/bin/perl",
     "/usr/bin/sort",
     "/usr/bin/env",
@@ -49,7 +51,7 @@ const SCRIPTS: [&str; 9] = [
     "env -i A=b env | sed s/b/c/",
     "perl -e 'my $pid = fork; if (!$pid) { exit 7 } waitpid($pid, 0); print $? >> 8, \"\\n\"'",
     "echo hello | sha256sum; openssl dgst -sha512 <<< hello",
-    "diff <(echo a) <(echo a) 2>/dev/null; read x < <(echo from a process); echo $x",
+    "read x < <(echo from a process); echo $x; sort <(echo b) <(echo a)",
     "perl -e 'open(my $p, \"-|\", \"echo piped; exit 2\"); print <$p>; close $p; print $? >> 8, \"\\n\"'",
     "ls /nowhere; echo $?; (trap 'echo term' TERM; kill -TERM $BASHPID; echo on)",
 ];

@@ -424,7 +424,10 @@ impl Container {
     fn look_for_point(&mut self, processes: &mut Processes) -> bool {
         let Some(process) = self.process.filter(|_| self.is_before_point) else { return false };
         if self.io.gate().get() {
-            if !processes.has_initialised(process, self.io.input_id()) {
+            let input = self.io.input_id();
+            if !processes.has_initialised(process, input)
+                && !processes.has_handed_on(process, input)
+            {
                 return false;
             }
             processes.pass_point(process);

@@ -24,6 +24,8 @@ struct Waiter {
     key: Key,
     task: TaskId,
     bits: u32,
+    /// For threads of its process only (`FUTEX_PRIVATE_FLAG`).
+    is_private: bool,
 }
 
 /// All waiting tasks of the VM, longest first.
@@ -35,7 +37,12 @@ pub struct Futexes {
 impl Futexes {
     /// Makes `task` wait until a wake of `key` shares a bit with `bits`.
     pub fn wait(&mut self, key: Key, task: TaskId, bits: u32) {
-        self.waiters.push(Waiter { key, task, bits });
+        self.waiters.push(Waiter { key, task, bits, is_private: false });
+    }
+
+    /// The same where only threads of its own process wake it.
+    pub fn wait_privately(&mut self, key: Key, task: TaskId, bits: u32) {
+        self.waiters.push(Waiter { key, task, bits, is_private: true });
     }
 
     /// Whether `task` waits.
@@ -75,6 +82,19 @@ impl Futexes {
             !is_woken
         });
         done
+    }
+
+    /// Names anew where waiters at an address of `process` wait, if `place` says that others share it.
+    pub fn share(&mut self, process: ProcessId, place: impl Fn(u64) -> Option<u64>) {
+        for waiter in &mut self.waiters {
+            if let Key::Own(of, address) = waiter.key
+                && of == process
+                && !waiter.is_private
+                && let Some(place) = place(address)
+            {
+                waiter.key = Key::Shared(place);
+            }
+        }
     }
 
     /// Makes at most `count` waiters of `from` wait at `to` instead and returns how many.

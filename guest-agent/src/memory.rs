@@ -61,6 +61,8 @@ pub struct Memory {
     saved: Option<Saved>,
     held: Vec<Held>,
     has_peeked: bool,
+    /// It has had memory without a file that a child shared: that cannot be put back.
+    has_shared: bool,
 }
 
 impl Memory {
@@ -81,6 +83,7 @@ impl Memory {
             saved: None,
             held: Vec::new(),
             has_peeked: false,
+            has_shared: false,
         };
         memory.charge_tables()?;
         Ok(memory)
@@ -133,6 +136,11 @@ impl Memory {
             .highest_gap(bytes, ADDRESS_MIN, self.ceiling)
             .or_else(|| self.areas.highest_gap(bytes, ADDRESS_MIN, USER_END))
             .ok_or(Errno::NOMEM)
+    }
+
+    /// What the areas in `range` are for.
+    pub fn kinds(&self, range: Range) -> impl Iterator<Item = Kind> + '_ {
+        self.areas.within(range).map(|(_, area)| area.kind)
     }
 
     /// Whether nothing is mapped in `range`.

@@ -37,6 +37,9 @@ const DONE: CallResult = Ok(Answer::Value(0));
 /// How the process ends.
 pub fn execute(call: &mut Call<'_>) -> Result<(), Ending> {
     call.task.state = State::Runnable;
+    if grows(call.task.context.number()) && machine::frame::is_kernel_short() {
+        return finish(call, -i64::from(Errno::NOMEM.number()));
+    }
     match dispatch(call) {
         Ok(Answer::Value(value)) => finish(call, value.cast_signed()),
         Ok(Answer::Waits) => {
@@ -54,6 +57,23 @@ pub fn execute(call: &mut Call<'_>) -> Result<(), Ending> {
         }
         Err(error) => finish(call, -i64::from(error.number())),
     }
+}
+
+/// Whether a call makes something that the kernel keeps for the program: processes, files, areas,
+/// sockets, timers, names. Of most there is a limit for each process, of all together only this one.
+fn grows(number: u64) -> bool {
+    matches!(
+        number,
+        // open, mmap, mprotect, pipe, mremap, madvise, dup, dup2
+        2 | 9 | 10 | 22 | 25 | 28 | 32 | 33
+            // socket, accept, socketpair, clone, fork, vfork, execve, fcntl
+            | 41 | 43 | 53 | 56..=59 | 72
+            // mkdir, creat, link, symlink, rt_sigqueueinfo, epoll_create, timer_create, epoll_ctl
+            | 83 | 85 | 86 | 88 | 129 | 213 | 222 | 233
+            // openat, mkdirat, linkat, symlinkat, timerfd, eventfd, accept4, eventfd2, epoll_create1,
+            // dup3, pipe2, rt_tgsigqueueinfo, execveat
+            | 257 | 258 | 265 | 266 | 283 | 284 | 288 | 290..=293 | 297 | 322
+    )
 }
 
 /// The result is set before signals are delivered, so that a handler's frame holds it; a mask

@@ -154,6 +154,18 @@ pub fn free_count() -> usize {
     (frames.free + state().spare_frames.get()).saturating_sub(frames.reserve)
 }
 
+/// Whether the kernel has used up half of what only it may take: whoever makes it grow now is to be
+/// refused, before an allocation comes that cannot be.
+#[must_use]
+pub fn is_kernel_short() -> bool {
+    #[cfg(target_os = "none")]
+    let in_blocks = crate::heap::free_bytes();
+    #[cfg(not(target_os = "none"))]
+    let in_blocks = 0;
+    let frames = state().frames.borrow();
+    frames.free + in_blocks / PAGE < frames.reserve / 2
+}
+
 /// The lowest `count` free frames in a row, uninitialised: for the kernel's heap.
 #[cfg_attr(
     not(any(target_os = "none", test)),

@@ -31,6 +31,8 @@ struct Block {
 
 struct Heap {
     free: [Cell<*mut Block>; LISTS],
+    /// Bytes in the lists.
+    free_bytes: Cell<usize>,
     /// Frames it has, for [`touch`]; 0 where there is room for another.
     taken: [Cell<u32>; TAKEN_MAX],
 }
@@ -41,6 +43,7 @@ unsafe impl Sync for Heap {}
 #[global_allocator]
 static HEAP: Heap = Heap {
     free: [const { Cell::new(null_mut()) }; LISTS],
+    free_bytes: Cell::new(0),
     taken: [const { Cell::new(0) }; TAKEN_MAX],
 };
 
@@ -72,6 +75,7 @@ impl Heap {
         if !block.is_null() {
             // SAFETY: blocks in a list are free memory with a pointer in front.
             self.free[list].set(unsafe { (*block).next });
+            self.free_bytes.update(|bytes| bytes - (BLOCK_BYTES_MIN << list));
         }
         block.cast()
     }
@@ -82,6 +86,7 @@ impl Heap {
         // SAFETY: the block is free memory, large and aligned enough for a pointer.
         unsafe { block.write(Block { next: self.free[list].get() }) }
         self.free[list].set(block);
+        self.free_bytes.update(|bytes| bytes + (BLOCK_BYTES_MIN << list));
     }
 
     /// Puts `to` in the place of `from`; a frame without a place is one that is not met.
@@ -101,6 +106,11 @@ impl Heap {
             unsafe { self.put_block(list, start.wrapping_add(offset).cast()) }
         }
     }
+}
+
+/// Bytes that were cut into blocks and are nobody's.
+pub(crate) fn free_bytes() -> usize {
+    HEAP.free_bytes.get()
 }
 
 /// Meets frames of the heap, which the kernel will write to: those in `count` places from `from` on;

@@ -24,8 +24,7 @@ impl Memory {
                 continue;
             }
             self.reveal(range);
-            let at_fork = AtFork::Copied;
-            copy.areas.insert(range, Area { at_fork, ..area });
+            copy.areas.insert(range, area);
             if area.at_fork == AtFork::Copied {
                 self.share_pages(range, area, &mut copy)?;
             }
@@ -48,11 +47,20 @@ impl Memory {
         let parts: alloc::vec::Vec<_> = self.areas.iter().collect();
         let ahead = parts.into_iter().filter(|(_, area)| area.kind == Kind::SharedLater);
         for (range, area) in ahead {
+            // Nothing puts shared pages back: what saves a state from here on must not.
+            self.has_shared = true;
+            if !area.access.is_writable {
+                // They may be a saved state's, and become writable.
+                self.forget_saved();
+            }
             let touch = if area.access.is_writable { Touch::Write } else { Touch::Read };
-            for page in (range.start..range.end).step_by(PAGE) {
-                if !area.access.is_none() {
-                    self.touch(page, touch)?;
-                }
+            let touched = if area.access.is_none() {
+                range.start..range.start
+            } else {
+                range.start..range.end
+            };
+            for page in touched.step_by(PAGE) {
+                self.touch(page, touch)?;
             }
             self.areas.change(range, |area| area.kind = Kind::Shared);
             self.note_areas();

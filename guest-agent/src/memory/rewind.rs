@@ -92,6 +92,25 @@ impl Memory {
         self.has_peeked
     }
 
+    /// Whether nothing could put all of it back: it is shared with nobody knows whom.
+    #[must_use]
+    pub fn is_beyond_saving(&self) -> bool {
+        let is_lone = |page: u64| {
+            let view = self.space.lookup(page).map(|(view, _)| view);
+            matches!(view, Some(View::Frame { share_count: 1, .. }))
+        };
+        let mut shared = self.areas.iter().filter(|(_, area)| area.kind.is_shared());
+        // A file that has no name and is not open keeps its pages nowhere else.
+        self.has_shared
+            || shared.any(|(range, _)| {
+                let first = self.space.next_mapped(range.start, range.end);
+                core::iter::successors(first, |page| {
+                    self.space.next_mapped(page + PAGE_BYTES, range.end)
+                })
+                .any(is_lone)
+            })
+    }
+
     /// Gives access to all that is withheld; whether random bytes were still unseen.
     pub fn reveal_all(&mut self) -> bool {
         let held = core::mem::take(&mut self.held);

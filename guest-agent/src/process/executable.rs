@@ -14,6 +14,9 @@ use crate::memory::Sink;
 /// Scripts whose interpreter is a script, one in another, as on Linux.
 const SCRIPTS_MAX: usize = 5;
 
+/// How files are opened.
+pub type Open<'a> = dyn Fn(&[u8]) -> Result<Rc<OpenFile>, Errno> + 'a;
+
 /// A file and the program in it.
 #[derive(Debug)]
 pub struct Binary {
@@ -26,7 +29,7 @@ pub struct Binary {
 /// What is to run.
 #[derive(Debug)]
 pub struct Executable {
-    /// Path of the program: for a script that of its interpreter.
+    /// Path it was found at: for a script its own, not its interpreter's.
     pub path: Vec<u8>,
     /// Its arguments, its name first.
     pub arguments: Vec<Vec<u8>>,
@@ -43,10 +46,11 @@ impl Executable {
     /// Why it cannot be executed.
     pub fn read(
         mut file: Rc<OpenFile>,
-        mut path: Vec<u8>,
+        path: Vec<u8>,
         mut arguments: Vec<Vec<u8>>,
-        open: &dyn Fn(&[u8]) -> Result<Rc<OpenFile>, Errno>,
+        open: &Open<'_>,
     ) -> Result<Self, LoadError> {
+        let mut script_path = path.clone();
         for depth in 0.. {
             exec::check(&file)?;
             let mut head = [0; HEAD_BYTES];
@@ -56,9 +60,9 @@ impl Executable {
             if depth == SCRIPTS_MAX {
                 return Err(LoadError::File("too many scripts interpret scripts", Errno::LOOP));
             }
-            script.interpret(&path, &mut arguments);
-            path = script.interpreter;
-            file = open(&path).map_err(|error| {
+            script.interpret(&script_path, &mut arguments);
+            script_path = script.interpreter;
+            file = open(&script_path).map_err(|error| {
                 LoadError::File("it is a script, and its interpreter is not there", error)
             })?;
         }

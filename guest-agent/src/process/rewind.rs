@@ -167,7 +167,9 @@ impl Process {
         gate.set(false);
         let is_random_unseen = self.memory.reveal_all();
         let kept: Option<Vec<_>> = self.descriptors.files().map(OpenFile::keep).collect();
-        let Some(kept) = kept.filter(|_| !tasks.is_empty() && !self.memory.has_peeked()) else {
+        let Some(kept) = kept.filter(|_| {
+            !tasks.is_empty() && !self.memory.has_peeked() && !self.memory.is_beyond_saving()
+        }) else {
             return;
         };
         let tree = match until {
@@ -225,6 +227,7 @@ impl Process {
         self.actions = point.actions.clone();
         self.pending = point.pending.clone();
         self.has_overflowed = false;
+        self.children_nanos = 0;
         if let Some(view) = fresh.view {
             point.view = view;
         }

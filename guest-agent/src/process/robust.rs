@@ -12,7 +12,12 @@ const OWNER: u32 = (1 << 30) - 1;
 
 /// Marks every lock of the list at `head` that `owner` holds as abandoned and shows the addresses
 /// of those that somebody waits for. A list that is none ends the walk.
-pub(super) fn abandon(memory: &mut Memory, head: u64, owner: TaskId, mut wake: impl FnMut(u64)) {
+pub(super) fn abandon(
+    memory: &mut Memory,
+    head: u64,
+    owner: TaskId,
+    wake: &mut dyn FnMut(&Memory, u64),
+) {
     if head == 0 {
         return;
     }
@@ -39,7 +44,7 @@ pub(super) fn abandon(memory: &mut Memory, head: u64, owner: TaskId, mut wake: i
             && memory.write(address, &abandoned.to_le_bytes()).is_ok()
             && held & WAITERS != 0
         {
-            wake(address);
+            wake(memory, address);
         }
     };
     let mut entry = first;

@@ -19,21 +19,18 @@ pub struct Script {
 /// Reads the first line of a file of which `head` is the start; `None` when it is no script.
 ///
 /// # Errors
-/// [`Errno::NOEXEC`] when the line names no interpreter, or does not end in time.
+/// [`Errno::NOEXEC`] when the line names no interpreter, or that has no end in sight. What is too long
+/// of an argument is cut off.
 pub fn parse(head: &[u8]) -> Result<Option<Script>, Errno> {
     let Some(rest) = head.strip_prefix(b"#!") else { return Ok(None) };
     let end = rest.iter().position(|byte| *byte == b'\n');
-    // The whole of a short file may be its line.
-    let line = match end {
-        Some(end) => &rest[..end],
-        None if head.len() < HEAD_BYTES => rest,
-        None => return Err(Errno::NOEXEC),
-    };
+    let line = rest[..end.unwrap_or(rest.len())].trim_ascii_start();
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let line = line.trim_ascii();
-    let split = line.iter().position(is_space).unwrap_or(line.len());
-    let (interpreter, argument) = line.split_at(split);
-    if interpreter.is_empty() || line.contains(&0) {
+    let split = line.iter().position(is_space);
+    // The whole of a short file may be its line.
+    let is_cut = end.is_none() && split.is_none() && head.len() == HEAD_BYTES;
+    let (interpreter, argument) = line.split_at(split.unwrap_or(line.len()));
+    if is_cut || interpreter.is_empty() || line.contains(&0) {
         return Err(Errno::NOEXEC);
     }
     let argument = argument.trim_ascii();
@@ -79,6 +76,9 @@ mod tests {
         }
         let endless = [&b"#!/"[..], &[b'x'; HEAD_BYTES - 3]].concat();
         assert_eq!(parse(&endless), Err(Errno::NOEXEC));
+        let cut = [&b"#!/bin/sh "[..], &[b'x'; HEAD_BYTES - 10]].concat();
+        let argument = "x".repeat(HEAD_BYTES - 10);
+        assert_eq!(parse(&cut), Ok(Some(script("/bin/sh", Some(&argument)))));
     }
 
     #[test]

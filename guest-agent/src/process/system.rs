@@ -1,7 +1,7 @@
 //! What all processes share, and what a system call leaves to be done to others.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -70,6 +70,8 @@ pub struct System {
     /// The VM's number.
     pub vm: u64,
     pub(super) vdso: Option<Vdso>,
+    /// Tasks there are.
+    pub(super) numbers: BTreeSet<TaskId>,
     next_number: u32,
 }
 
@@ -93,6 +95,7 @@ impl System {
             running: None,
             vm: 0,
             vdso: None,
+            numbers: BTreeSet::new(),
             next_number: 1,
         }
     }
@@ -128,19 +131,20 @@ impl System {
         self.running.map_or(0, |running| now.saturating_sub(running.since_nanos))
     }
 
-    /// A number no task has. Numbers start over after four million tasks: of those that old only
-    /// processes may still live, or be asked for.
+    /// A number that stands for nothing. Numbers start over after four million.
     pub fn new_task_id(&mut self) -> TaskId {
         loop {
             let number = self.next_number;
             self.next_number = if number == NUMBER_MAX { 1 } else { number + 1 };
-            if !self.family.uses(number) {
-                return TaskId::from_number(number);
+            let id = TaskId::from_number(number);
+            if !self.family.uses(number) && !self.numbers.contains(&id) {
+                return id;
             }
         }
     }
 
     pub(super) fn forget(&mut self, task: TaskId) {
+        self.numbers.remove(&task);
         self.scheduler.forget(task);
         self.futexes.forget(task);
     }

@@ -210,7 +210,14 @@ impl Processes {
     /// What a process has used since its invoke began.
     #[must_use]
     pub fn usage(&self, id: ProcessId) -> Usage {
-        self.processes.get(&id).map_or_else(Usage::default, |process| process.usage())
+        let Some(process) = self.processes.get(&id) else { return Usage::default() };
+        let others = self
+            .processes
+            .values()
+            .filter(|other| other.container == process.container && other.id != id);
+        let others: u64 = others.map(|other| other.run_nanos).sum();
+        let usage = process.usage();
+        Usage { run_nanos: usage.run_nanos + others, ..usage }
     }
 
     /// What has happened that the agent has not heard yet.
@@ -360,6 +367,7 @@ impl Processes {
             let id = task.id;
             process.tasks.push(id);
             self.system.family.count_task(process.id, true);
+            self.system.numbers.insert(id);
             self.tasks.insert(id, task);
             self.system.scheduler.make_ready(id);
         }
@@ -381,12 +389,16 @@ impl Processes {
 
     fn complete(&mut self, id: TaskId, result: i64) {
         self.system.scheduler.stop_waiting(id);
-        if let Some(task) = self.tasks.get_mut(&id)
-            && task.state == State::Blocked
-        {
-            task.state = State::Runnable;
-            task.call = CallState::FRESH;
-            task.context.set_result(result);
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        // One that was woken otherwise, and has not come to look, is done all the same: it counts.
+        if task.state == State::Runnable {
+            return;
+        }
+        let is_waiting = task.state == State::Blocked;
+        task.state = State::Runnable;
+        task.call = CallState::FRESH;
+        task.context.set_result(result);
+        if is_waiting {
             self.system.scheduler.make_ready(id);
         }
     }
@@ -438,7 +450,10 @@ impl Process {
         self.actions.reset_handlers();
         self.timers = Timers::default();
         self.has_overflowed = false;
-        self.rewind = Rewind::Never;
+        // What it would have waited for comes to nothing.
+        if let Rewind::Ahead(_, gate, _) = core::mem::take(&mut self.rewind) {
+            gate.set(false);
+        }
     }
 
     /// What it has used since its invoke began.

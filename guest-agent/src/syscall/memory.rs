@@ -300,6 +300,10 @@ pub(super) fn madvise(call: &mut Call<'_>) -> CallResult {
         advice
         @ (ADVICE_WIPE_ON_FORK | ADVICE_KEEP_ON_FORK | ADVICE_DONT_FORK | ADVICE_DO_FORK) => {
             memory.check_cuts(range)?;
+            let is_file = |kind: Kind| kind.is_shared() || kind == Kind::SharedLater;
+            if advice == ADVICE_WIPE_ON_FORK && memory.kinds(range).any(is_file) {
+                return Err(Errno::INVAL);
+            }
             memory.set_at_fork(
                 range,
                 match advice {

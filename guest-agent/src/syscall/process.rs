@@ -107,8 +107,11 @@ pub(super) fn bear(call: &mut Call<'_>, wanted: &Wanted) -> CallResult {
     if flags & CLONE_PARENT_SET_TID != 0 {
         call.write_bytes(wanted.parent_tid, &number)?;
     }
-    let mut memory =
-        if lends { call.process.memory.stand_in()? } else { call.process.memory.duplicate()? };
+    let memory =
+        if lends { call.process.memory.stand_in() } else { call.process.memory.duplicate() };
+    let own = &call.process.memory;
+    call.system.futexes.share(call.process.id, |address| own.shared_place(address));
+    let mut memory = memory?;
     if lends {
         core::mem::swap(&mut call.process.memory, &mut memory);
     }

@@ -255,7 +255,13 @@ fn futex_wait(
         }
         let deadline = futex_deadline(call, timeout, is_absolute)?;
         call.deadline(deadline);
-        call.system.futexes.wait(key, task, bits);
+        let is_private = call.unsigned_argument(1) & FUTEX_PRIVATE != 0;
+        let futexes = &mut call.system.futexes;
+        if is_private {
+            futexes.wait_privately(key, task, bits);
+        } else {
+            futexes.wait(key, task, bits);
+        }
     }
     if call.is_late() {
         call.system.futexes.forget(task);

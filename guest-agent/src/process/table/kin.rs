@@ -84,6 +84,7 @@ impl Processes {
         if let Some(process) = self.processes.get_mut(&process_id) {
             process.tasks.push(first);
             self.system.family.count_task(process_id, true);
+            self.system.numbers.insert(first);
             self.tasks.insert(first, task);
             // Under its old name it was not on the list only because it runs.
             if was_ready || first != id {
@@ -104,14 +105,33 @@ impl Processes {
             return self.end_process(task.process, Ending::Exited(status));
         }
         let System { futexes, effects, .. } = &mut self.system;
-        robust::abandon(&mut process.memory, task.robust_list, id, |address| {
-            let key = Key::Own(task.process, address);
+        let mut wake = |memory: &Memory, address| {
+            let key = memory.shared_place(address);
+            let key = key.map_or(Key::Own(task.process, address), Key::Shared);
             futexes.wake(key, 1, ANY, |waiter| effects.push(Effect::Complete(waiter, 0)));
-        });
+        };
+        robust::abandon(&mut process.memory, task.robust_list, id, &mut wake);
         // Whoever joins the thread waits at this word.
         if task.clear_at_end != 0 && process.memory.write(task.clear_at_end, &[0; 4]).is_ok() {
-            let key = Key::Own(task.process, task.clear_at_end);
-            futexes.wake(key, 1, ANY, |waiter| effects.push(Effect::Complete(waiter, 0)));
+            wake(&process.memory, task.clear_at_end);
+        }
+    }
+
+    /// Locks in memory that others share, held by a process that ends: their waiters are told.
+    fn abandon_locks(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let is_shared = process.memory.areas().any(|(_, area)| area.kind.is_shared());
+        if process.lends.is_some() || !is_shared {
+            return;
+        }
+        let System { futexes, effects, .. } = &mut self.system;
+        for task in process.tasks.iter().filter_map(|task| self.tasks.get(task)) {
+            robust::abandon(&mut process.memory, task.robust_list, task.id, &mut |memory, at| {
+                if let Some(place) = memory.shared_place(at) {
+                    let told = |waiter| effects.push(Effect::Complete(waiter, 0));
+                    futexes.wake(Key::Shared(place), 1, ANY, told);
+                }
+            });
         }
     }
 
@@ -144,11 +164,22 @@ impl Processes {
     pub(super) fn take_out(&mut self, id: ProcessId) -> Option<Box<Process>> {
         if self.system.family.is_first(id) {
             let others = self.system.family.others(id);
-            others.iter().for_each(|other| drop(self.take_out(*other)));
             others.iter().for_each(|other| self.system.family.forget(*other));
+            let others = others.into_iter().filter_map(|other| self.take_out(other));
+            let run_nanos: u64 = others.map(|other| other.run_nanos).sum();
+            if let Some(process) = self.processes.get_mut(&id) {
+                process.descendants_nanos += run_nanos;
+            }
         }
+        self.abandon_locks(id);
         self.remove_tasks(id);
         let mut process = self.processes.remove(&id)?;
+        // What it has lent on is not its own to give back.
+        if let Some(own) = process.lends.take()
+            && let Some(heir) = self.processes.values_mut().find(|it| it.lender == Some(own))
+        {
+            heir.lender = process.lender.take();
+        }
         if let Some(lender) = process.lender.take() {
             self.give_back(lender, &mut process.memory, id);
         }

@@ -15,7 +15,7 @@ use crate::process::exec::Image;
 use crate::process::executable::Executable;
 use crate::process::rewind::SavedTask;
 use crate::process::task::State;
-use crate::process::{Fresh, Process, ProcessId};
+use crate::process::{Fresh, Process, ProcessId, Task};
 use crate::time::{NEVER, after, time_left};
 use crate::world::ObjectId;
 
@@ -93,8 +93,27 @@ impl Processes {
             && tasks.any(|task| self.system.scheduler.waits(*task, Some(input)))
     }
 
+    /// Whether the input of a process is for another one to read, or it has become another program:
+    /// there is nothing of it to wait for.
+    #[must_use]
+    pub fn has_handed_on(&self, id: ProcessId, input: ObjectId) -> bool {
+        let Some(process) = self.processes.get(&id) else { return false };
+        let is_other = |task: &Task| task.process != id && self.is_beside(task.process, id);
+        !process.rewind.is_before_wait() && !process.rewind.is_before_look()
+            || self.tasks.values().filter(|task| is_other(task)).any(|task| {
+                task.state == State::Blocked && self.system.scheduler.waits(task.id, Some(input))
+            })
+    }
+
+    fn is_beside(&self, one: ProcessId, other: ProcessId) -> bool {
+        let container = |id| self.processes.get(&id).map(|process| process.container);
+        container(one) == container(other)
+    }
+
     /// Makes what a process is now its point; all its tasks wait.
     pub fn pass_point(&mut self, id: ProcessId) {
+        // What the dead hold still counts as shared.
+        self.bury();
         let Some(process) = self.processes.get_mut(&id) else { return };
         let system = &self.system;
         // A child would not be there any more.
@@ -116,6 +135,7 @@ impl Processes {
         let is_back = process.go_back(fresh).is_ok();
         if !is_back {
             self.resting.remove(&id);
+            self.system.family.forget(id);
         }
         is_back
     }
@@ -125,6 +145,7 @@ impl Processes {
         let Some(mut process) = self.resting.remove(&id) else { return false };
         let world = self.world();
         if process.take_up(invoke, |bytes| world.random(bytes)).is_err() {
+            self.system.family.forget(id);
             return false;
         }
         let tasks = process.point_tasks();
