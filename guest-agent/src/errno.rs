@@ -57,6 +57,7 @@ impl Errno {
     pub const RANGE: Self = Self(34);
     pub const DEADLK: Self = Self(35);
     pub const NAMETOOLONG: Self = Self(36);
+    pub const NOLCK: Self = Self(37);
     pub const NOSYS: Self = Self(38);
     pub const NOTEMPTY: Self = Self(39);
     pub const LOOP: Self = Self(40);

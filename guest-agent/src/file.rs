@@ -203,6 +203,12 @@ impl OpenFile {
         Rc::new(Self { object, flags: Cell::new(flags), position: Cell::new(0) })
     }
 
+    /// Where the next read or write without a position goes.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position.get()
+    }
+
     /// The object as the type `T`, if it is one.
     #[must_use]
     pub fn object<T: Object>(&self) -> Option<&T> {

@@ -18,6 +18,7 @@ pub mod processes;
 pub mod tree;
 pub mod inode;
 pub mod lock;
+pub mod record_lock;
 pub mod content;
 pub mod tar;
 pub mod image;

@@ -451,6 +451,44 @@ static void shared(void) {
     munmap(page, 8192), munmap(both, sizeof *both), munmap(own, 4096), close(fd);
 }
 
+static int locks(int fd, int command, int kind, off_t start, off_t length) {
+    struct flock lock = {.l_type = kind, .l_whence = SEEK_SET, .l_start = start, .l_len = length};
+    return fcntl(fd, command, &lock);
+}
+
+/* Parts of a file are a process's until it closes it. */
+static void records(void) {
+    int fd = open("/tmp/records", O_RDWR | O_CREAT | O_TRUNC, 0600), told[2], go[2];
+    CHECK(fd >= 0 && pipe(told) == 0 && pipe(go) == 0);
+    CHECK(locks(fd, F_SETLK, F_WRLCK, 10, 10) == 0 && locks(fd, F_SETLK, F_RDLCK, 100, 0) == 0);
+    pid_t parent = getpid(), child = fork();
+    if (!child) {
+        CHECK(locks(fd, F_SETLK, F_WRLCK, 15, 1) == -1 && (errno == EAGAIN || errno == EACCES));
+        CHECK(locks(fd, F_SETLK, F_WRLCK, 20, 5) == 0 && locks(fd, F_SETLK, F_RDLCK, 1000, 1) == 0);
+        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0};
+        CHECK(fcntl(fd, F_GETLK, &lock) == 0 && lock.l_type == F_WRLCK && lock.l_pid == parent);
+        CHECK(lock.l_start == 10 && lock.l_len == 10);
+        CHECK(write(told[1], "w", 1) == 1 && locks(fd, F_SETLKW, F_WRLCK, 12, 1) == 0);
+        CHECK(write(told[1], "g", 1) == 1);
+        char c;
+        CHECK(read(go[0], &c, 1) == 1);
+        _exit(0);
+    }
+    char c;
+    CHECK(read(told[0], &c, 1) == 1 && c == 'w');
+    usleep(20000);
+    CHECK(locks(fd, F_SETLK, F_UNLCK, 10, 10) == 0 && read(told[0], &c, 1) == 1 && c == 'g');
+    CHECK(locks(fd, F_SETLK, F_RDLCK, 12, 1) == -1);
+    CHECK(write(go[1], "x", 1) == 1);
+    does_end(child, 0);
+    CHECK(locks(fd, F_SETLK, F_WRLCK, 0, 0) == 0);
+    /* Any of its descriptors does. */
+    close(open("/tmp/records", O_RDONLY));
+    if (!(child = fork())) _exit(locks(fd, F_SETLK, F_WRLCK, 0, 0) ? 1 : 0);
+    does_end(child, 0);
+    close(fd), close(told[0]), close(told[1]), close(go[0]), close(go[1]);
+}
+
 static void marked(void) {
     char *wiped = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     char *left = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -537,7 +575,7 @@ int main(int count, char **arguments) {
     static const struct { const char *name; void (*run)(void); } steps[] = {
         {"copies", copies}, {"statuses", statuses}, {"pipes", pipes}, {"programs", programs},
         {"threads_execute", threads_execute}, {"threads_fork", threads_fork}, {"borrows", borrows},
-        {"spawns", spawns}, {"signals", signals}, {"sessions", sessions}, {"shared", shared},
+        {"spawns", spawns}, {"signals", signals}, {"sessions", sessions}, {"shared", shared}, {"records", records},
         {"marked", marked}, {"times_of_children", times_of_children}, {"many", many},
     };
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {

@@ -58,7 +58,7 @@ impl Descriptors {
         self.put(index, Slot { file, closes_on_exec })
     }
 
-    /// Makes `descriptor` refer to `file`, closing what it was.
+    /// Makes `descriptor` refer to `file`, closing what it was; see [`Descriptors::get`].
     ///
     /// # Errors
     /// [`Errno::BADF`] when the number is out of range.
@@ -104,21 +104,22 @@ impl Descriptors {
         Ok(())
     }
 
-    /// Closes what `execve` closes.
-    pub fn close_marked(&mut self) {
+    /// Closes what `execve` closes, and shows each.
+    pub fn close_marked(&mut self, mut closed: impl FnMut(&OpenFile)) {
         for slot in &mut self.slots {
-            if slot.as_ref().is_some_and(|slot| slot.closes_on_exec) {
-                *slot = None;
+            if let Some(slot) = slot.take_if(|slot| slot.closes_on_exec) {
+                closed(&slot.file);
             }
         }
     }
 
-    /// Closes `first..=last`.
-    pub fn close_range(&mut self, first: u32, last: u32) {
+    /// Closes `first..=last`, and shows each.
+    pub fn close_range(&mut self, first: u32, last: u32, mut closed: impl FnMut(&OpenFile)) {
         let first = usize::try_from(first).unwrap_or(usize::MAX);
         let last = usize::try_from(last).unwrap_or(usize::MAX);
         let count = last.saturating_sub(first).saturating_add(1);
-        self.slots.iter_mut().skip(first).take(count).for_each(|slot| *slot = None);
+        let slots = self.slots.iter_mut().skip(first).take(count);
+        slots.filter_map(Option::take).for_each(|slot| closed(&slot.file));
     }
 
     /// The numbers that are open, ascending.
@@ -164,9 +165,9 @@ mod tests {
         assert_eq!(table.insert(Rc::clone(&file), false, 10), Ok(10));
         assert_eq!(table.insert(Rc::clone(&file), false, 5), Ok(5));
         assert_eq!((table.close_on_exec(1), table.close_on_exec(9)), (Ok(true), Err(Errno::BADF)));
-        table.close_marked();
+        table.close_marked(|_| {});
         assert_eq!(table.numbers().collect::<Vec<_>>(), [0, 2, 3, 5, 10]);
-        table.close_range(3, u32::MAX);
+        table.close_range(3, u32::MAX, |_| {});
         assert_eq!(table.numbers().collect::<Vec<_>>(), [0, 2]);
     }
 

@@ -15,6 +15,7 @@ use core::cell::{Cell, RefCell};
 use super::content::Content;
 use super::image::{self, Image, NodeId};
 use super::lock::Locks;
+use super::record_lock::RecordLocks;
 use crate::errno::Errno;
 use crate::file::device::Device;
 use crate::file::stat::{Stat, kind};
@@ -122,6 +123,7 @@ pub struct Inode {
     links: Cell<u32>,
     meta: Cell<Meta>,
     locks: Locks,
+    records: RecordLocks,
     body: Body,
 }
 
@@ -168,6 +170,7 @@ impl Inode {
             links: Cell::new(node.links),
             meta: Cell::new(Meta::new(node.permissions, node.modified_nanos)),
             locks: Locks::default(),
+            records: RecordLocks::default(),
             body,
         })
     }
@@ -181,6 +184,7 @@ impl Inode {
             links: Cell::new(0),
             meta: Cell::new(meta),
             locks: Locks::default(),
+            records: RecordLocks::default(),
             body,
         })
     }
@@ -221,6 +225,12 @@ impl Inode {
     #[must_use]
     pub fn locks(&self) -> &Locks {
         &self.locks
+    }
+
+    /// Locks of its parts.
+    #[must_use]
+    pub fn records(&self) -> &RecordLocks {
+        &self.records
     }
 
     /// Whether nothing about it can be changed.

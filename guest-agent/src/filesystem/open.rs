@@ -11,12 +11,14 @@ use super::content::Content;
 use super::inode::{Body, Inode};
 use super::lock::Held;
 use super::processes::{Entry, Text};
+use super::record_lock::RecordLocks;
 use super::walk::{self, Node};
 use super::{Caller, Tree};
 use crate::errno::Errno;
 use crate::file::device::DeviceFile;
 use crate::file::stat::{Stat, kind};
 use crate::file::{DirectoryEntry, FilePage, Keeping, Object, OpenFile, flags, nothing_to_keep};
+use crate::identity::ProcessId;
 use crate::memory::Charge;
 use crate::memory::transfer::{Sink, Source};
 use crate::world::{ObjectId, World};
@@ -190,6 +192,19 @@ pub fn touch(inode: &Inode) {
 pub fn lock(file: &OpenFile, wanted: Held, world: &World) -> Result<(), Option<ObjectId>> {
     let regular = file.object::<RegularFile>().ok_or(None)?;
     regular.inode.locks().change(&regular.held, wanted, world).map_err(Some)
+}
+
+/// The locks of a file's parts; `None` when it has no parts.
+#[must_use]
+pub fn records(file: &OpenFile) -> Option<&RecordLocks> {
+    file.object::<RegularFile>().map(|regular| regular.inode.records())
+}
+
+/// A process has closed a descriptor of the file, and by that let go of what it had locked.
+pub fn forget_records(file: &OpenFile, owner: ProcessId) {
+    if let Some(records) = records(file) {
+        records.forget(owner);
+    }
 }
 
 impl Drop for RegularFile {

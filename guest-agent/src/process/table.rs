@@ -20,7 +20,7 @@ use super::{
 };
 use crate::errno::Errno;
 use crate::file::{Descriptors, OpenFile};
-use crate::filesystem::{Caller, View};
+use crate::filesystem::{Caller, View, open};
 use crate::identity::{ProcessId, TaskId};
 use crate::memory::Account;
 use crate::signal::{Actions, Information, Pending, Signal};
@@ -446,7 +446,8 @@ impl Process {
     pub fn become_program(&mut self, executable: Vec<u8>, arguments: &[Vec<u8>]) {
         self.executable = executable;
         self.command_line = joined(arguments);
-        self.descriptors.close_marked();
+        let id = self.id;
+        self.descriptors.close_marked(|file| open::forget_records(file, id));
         self.actions.reset_handlers();
         self.timers = Timers::default();
         self.has_overflowed = false;

@@ -8,7 +8,8 @@ use crate::errno::Errno;
 use crate::file::{self, OpenFile, flags};
 use crate::filesystem::lock::Held;
 use crate::filesystem::open;
-use crate::process::Call;
+use crate::filesystem::record_lock::Record;
+use crate::process::{Answer, Call};
 
 const FCNTL_DUPLICATE: u32 = 0;
 const FCNTL_GET_DESCRIPTOR: u32 = 1;
@@ -33,7 +34,8 @@ const RANGE_MARKS: u32 = 4;
 
 pub(super) fn close(call: &mut Call<'_>) -> CallResult {
     let descriptor = call.int_argument(0);
-    call.process.descriptors.remove(descriptor)?;
+    let closed = call.process.descriptors.remove(descriptor)?;
+    open::forget_records(&closed, call.process.id);
     DONE
 }
 
@@ -44,7 +46,9 @@ pub(super) fn close_range(call: &mut Call<'_>) -> CallResult {
         return Err(Errno::INVAL);
     }
     if range_flags & RANGE_MARKS == 0 {
-        call.process.descriptors.close_range(first, last);
+        let owner = call.process.id;
+        let closed = |file: &OpenFile| open::forget_records(file, owner);
+        call.process.descriptors.close_range(first, last, closed);
         return DONE;
     }
     let is_inside = |number: &i32| u32::try_from(*number).is_ok_and(|n| first <= n && n <= last);
@@ -66,7 +70,7 @@ pub(super) fn dup2(call: &mut Call<'_>) -> CallResult {
     if old == new {
         return value(new);
     }
-    value(call.process.descriptors.replace(new, file, false)?)
+    replace(call, new, file, false)
 }
 
 pub(super) fn dup3(call: &mut Call<'_>) -> CallResult {
@@ -76,7 +80,16 @@ pub(super) fn dup3(call: &mut Call<'_>) -> CallResult {
         return Err(Errno::INVAL);
     }
     let file = file(call)?;
-    value(call.process.descriptors.replace(new, file, new_flags & flags::CLOSE_ON_EXEC != 0)?)
+    replace(call, new, file, new_flags & flags::CLOSE_ON_EXEC != 0)
+}
+
+fn replace(call: &mut Call<'_>, new: i32, file: Rc<OpenFile>, closes: bool) -> CallResult {
+    let before = call.process.descriptors.get(new);
+    let given = call.process.descriptors.replace(new, file, closes)?;
+    if let Ok(before) = before {
+        open::forget_records(&before, call.process.id);
+    }
+    value(given)
 }
 
 pub(super) fn fcntl(call: &mut Call<'_>) -> CallResult {
@@ -99,16 +112,79 @@ pub(super) fn fcntl(call: &mut Call<'_>) -> CallResult {
             file.set_flags(status);
             DONE
         }
-        // Each process of a container has files nobody outside it writes; between its own
-        // processes there is nothing to lock against yet.
-        FCNTL_SET_LOCK | FCNTL_SET_LOCK_WAIT => DONE,
-        FCNTL_GET_LOCK => {
-            let unlocked: i16 = 2;
-            call.write_bytes(argument, &unlocked.to_le_bytes())?;
-            DONE
+        FCNTL_GET_LOCK | FCNTL_SET_LOCK | FCNTL_SET_LOCK_WAIT => {
+            lock_record(call, &file, operation)
         }
         _ => Err(Errno::INVAL),
     }
+}
+
+/// A `struct flock`: kind, whence, start, length, process.
+fn lock_record(call: &mut Call<'_>, file: &OpenFile, operation: u32) -> CallResult {
+    const READ: i16 = 0;
+    const WRITE: i16 = 1;
+    const UNLOCK: i16 = 2;
+    let at = call.argument(2);
+    let bytes = call.read_bytes::<32>(at)?;
+    let short = |at: usize| i16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    let long = |at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[at..at + 8]);
+        i64::from_le_bytes(word)
+    };
+    let base = match short(2) {
+        0 => 0,
+        1 => file.position(),
+        2 => file.stat()?.bytes,
+        _ => return Err(Errno::INVAL),
+    };
+    let start = i64::try_from(base).ok().and_then(|base| base.checked_add(long(8)));
+    let start = start.ok_or(Errno::OVERFLOW)?;
+    let (start, end) = match long(16) {
+        0 => (start, i64::MAX),
+        length @ 1.. => (start, start.saturating_add(length)),
+        length => (start.saturating_add(length), start),
+    };
+    let place = |at: i64| u64::try_from(at).map_err(|_| Errno::INVAL);
+    let end = if end == i64::MAX { u64::MAX } else { place(end)? };
+    let (kind, owner) = (short(0), call.process.id);
+    let record = Record { owner, start: place(start)?, end, is_exclusive: kind == WRITE };
+    let records = open::records(file).ok_or(Errno::BADF)?;
+    if operation == FCNTL_GET_LOCK {
+        return tell_conflict(call, at, records.conflict(&record));
+    }
+    let may = match kind {
+        READ => flags::reads(file.flags()),
+        WRITE => flags::writes(file.flags()),
+        UNLOCK => {
+            records.unlock(&record)?;
+            return DONE;
+        }
+        _ => return Err(Errno::INVAL),
+    };
+    match if may { records.lock(record) } else { Err(Errno::BADF) } {
+        Err(Errno::AGAIN) if operation == FCNTL_SET_LOCK_WAIT => {
+            call.wait_for(records.released(&call.system.world));
+            Ok(call.block())
+        }
+        result => result.map(|()| Answer::Value(0)),
+    }
+}
+
+fn tell_conflict(call: &mut Call<'_>, at: u64, conflict: Option<Record>) -> CallResult {
+    const UNLOCKED: i16 = 2;
+    let Some(record) = conflict else {
+        call.write_bytes(at, &UNLOCKED.to_le_bytes())?;
+        return DONE;
+    };
+    let length = if record.end == u64::MAX { 0 } else { record.end - record.start };
+    let mut bytes = [0; 28];
+    bytes[..2].copy_from_slice(&i16::from(record.is_exclusive).to_le_bytes());
+    bytes[8..16].copy_from_slice(&record.start.to_le_bytes());
+    bytes[16..24].copy_from_slice(&length.to_le_bytes());
+    bytes[24..].copy_from_slice(&record.owner.number().to_le_bytes());
+    call.write_bytes(at, &bytes)?;
+    DONE
 }
 
 pub(super) fn ioctl(call: &mut Call<'_>) -> CallResult {

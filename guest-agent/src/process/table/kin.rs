@@ -7,6 +7,7 @@ use machine::clock::monotonic_nanos;
 
 use super::Processes;
 use crate::file::Descriptors;
+use crate::filesystem::open;
 use crate::futex::{ANY, Key};
 use crate::memory::Memory;
 use crate::process::family::Dead;
@@ -174,6 +175,7 @@ impl Processes {
         self.abandon_locks(id);
         self.remove_tasks(id);
         let mut process = self.processes.remove(&id)?;
+        process.descriptors.files().for_each(|file| open::forget_records(file, id));
         // What it has lent on is not its own to give back.
         if let Some(own) = process.lends.take()
             && let Some(heir) = self.processes.values_mut().find(|it| it.lender == Some(own))
