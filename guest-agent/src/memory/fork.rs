@@ -9,12 +9,19 @@ use super::fault::Touch;
 use super::{Area, AtFork, Kind, Memory, PAGE, Range, protection_of};
 use crate::errno::Errno;
 
+/// Kernel memory that one more list of areas takes for each of them, at most.
+const AREA_BYTES: u64 = 128;
+
 impl Memory {
     /// What a child starts with. Both pay for every page: either may come to write all of them.
     ///
     /// # Errors
     /// [`Errno::NOMEM`] when the account or the VM has not as many pages left.
     pub fn duplicate(&mut self) -> Result<Self, Errno> {
+        let room = machine::frame::free_count() as u64 * PAGE_BYTES;
+        if self.areas.count() as u64 * AREA_BYTES > room {
+            return Err(Errno::NOMEM);
+        }
         let mut copy = Self::new(Rc::clone(&self.account), self.ceiling)?;
         copy.heap = self.heap;
         self.begin_sharing()?;
