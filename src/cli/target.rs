@@ -31,13 +31,21 @@ impl Target {
     pub(crate) fn connect(&self) -> Result<Client, ClientError> {
         let deadline = Deadline::after(self.wait.unwrap_or_default());
         loop {
-            match Client::connect(&self.path()) {
-                Err(error) if error.code() == Code::NoNode.as_str() && !deadline.has_passed() => {
+            let path = self.path();
+            match Client::connect(&path) {
+                Err(error) if self.may_come(&path, &error) && !deadline.has_passed() => {
                     std::thread::sleep(LOOK_AGAIN);
                 }
                 other => return other,
             }
         }
+    }
+
+    /// Whether a node may still come to listen. The host's, if that is for others, says nothing of one of
+    /// the user's own.
+    fn may_come(&self, path: &Path, error: &ClientError) -> bool {
+        let is_hosts = self.socket.is_none() && path == Path::new(HOST_SOCKET);
+        error.code() == Code::NoNode.as_str() || is_hosts && error.code() == Code::NoAccess.as_str()
     }
 
     /// Its socket: without one named, that of a node of the user's own, or else of the host's.
