@@ -80,6 +80,7 @@ fn one_without_its_loader_is_told_so() {
     std::fs::copy("/bin/busybox", folder.path().join("bootstrap")).unwrap();
     let mut package = pilotlight::client::Package::read(folder.path()).unwrap();
     let script = "/var/task/tool; echo $?";
+    package.settings.argv0 = "busybox".to_owned();
     package.settings.arguments = vec!["sh".into(), "-c".into(), script.into()];
     let node = TestNode::new();
     let mut client = node.client();
